@@ -1,0 +1,284 @@
+"""The only place where configuration becomes objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig
+from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips
+from gnvideo.data.loader import TrainLoader, ViewLoader
+from gnvideo.data.manifest import VideoIndex, load_video_index, read_classes
+from gnvideo.data.transforms import TestTransform, TrainTransform, normalize_clips
+from gnvideo.errors import ConfigError, ManifestError, ModelError
+from gnvideo.evaluation import Protocol
+from gnvideo.layers import NORMALIZERS, normalizer_factory
+from gnvideo.models import VideoClassifier, initialize, list_settings, make_model
+from gnvideo.training.checkpoint import LoadedWeights, ModelDescription, load_into_model
+from gnvideo.training.distributed import get_rank, get_world_size
+from gnvideo.training.loop_settings import LoopSettings
+from gnvideo.training.optimizer import make_optimizer
+from gnvideo.training.schedules import (
+    Schedule,
+    count_steps,
+    count_total_steps,
+    make_schedule,
+    scale_learning_rate,
+)
+from gnvideo.training.sgd import Sgd
+
+# What of the data section belongs to the weights: how a clip is made, not where videos lie.
+_INPUT_RECIPE_KEYS = (
+    "num_frames",
+    "stride",
+    "short_side_range_pixels",
+    "crop_pixels",
+    "test_short_side_pixels",
+    "flip_probability",
+    "mean",
+    "std",
+)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The classes and the readable videos of a run's two splits."""
+
+    classes: tuple[str, ...]
+    train: VideoIndex
+    val: VideoIndex
+
+
+def build_device_name(name: str) -> str:
+    """Returns "cpu", "cuda" or "cuda:<n>" for a configured device; auto takes a GPU if it can.
+
+    Raises:
+        ConfigError: a GPU is asked for by name and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda" if has_gpu else "cpu"
+    if name.startswith("cuda") and not has_gpu:
+        raise ConfigError(
+            f"training.device is {name} and torch sees no GPU here; set training.device=cpu, or run"
+            " the doctor command"
+        )
+    return name
+
+
+def build_index(config: DataConfig, split: str, classes: tuple[str, ...]) -> VideoIndex:
+    """Returns the readable videos of `split`.
+
+    Raises:
+        ManifestError: the folder is not prepared, or the split holds no readable video.
+    """
+    index = load_video_index(config.root, split, classes)
+    if len(index) == 0:
+        raise ManifestError(
+            f"{config.root} holds no readable video of the split {split!r}; prepare it with"
+            " data_tools/preprocess_kinetics.py, or name another split"
+        )
+    return index
+
+
+def build_run_data(config: DataConfig) -> RunData:
+    """Returns the data of a training run."""
+    classes = read_classes(config.root)
+    return RunData(
+        classes,
+        build_index(config, config.train_split, classes),
+        build_index(config, config.val_split, classes),
+    )
+
+
+def check_normalizer(name: str) -> None:
+    """Raises ConfigError if no normalizer has that name."""
+    if name not in NORMALIZERS:
+        raise ConfigError(
+            f"the normalizer is {name!r}; allowed are {', '.join(NORMALIZERS)}; choose one of them"
+        )
+
+
+def build_model(
+    model: ModelConfig, normalizer: NormalizerConfig, data: DataConfig, num_classes: int
+) -> VideoClassifier:
+    """Returns the network on the CPU, with torch's default weights.
+
+    Raises:
+        ModelError: the model is unknown, or lacks a setting that is not at its default.
+    """
+    check_normalizer(normalizer.name)
+    wanted: dict[str, Any] = {
+        key: value
+        for key, value in model.model_dump().items()
+        if key not in ("name", "zero_final_gamma")
+    }
+    wanted |= {"train_crop_pixels": data.crop_pixels, "num_frames": data.num_frames}
+    known = list_settings(model.name)
+    defaults = ModelConfig().model_dump()
+    for key in wanted.keys() - known.keys():
+        if wanted[key] != defaults[key]:
+            raise ModelError(
+                f"model.{key} is {wanted[key]!r}, a setting that {model.name} does not have;"
+                " remove it, or choose another model"
+            )
+    return make_model(
+        model.name,
+        num_classes,
+        normalizer_factory(
+            normalizer.name,
+            num_groups=normalizer.num_groups,
+            eps=normalizer.eps,
+            momentum=normalizer.momentum,
+        ),
+        **{key: value for key, value in wanted.items() if key in known},
+    )
+
+
+def build_initialized_model(config: RunConfig, num_classes: int) -> VideoClassifier:
+    """Returns the network with the weights of the run's seed, the same for every normalizer."""
+    model = build_model(config.model, config.normalizer, config.data, num_classes)
+    initialize(model, config.seed, config.model.zero_final_gamma)
+    return model
+
+
+def describe_model(config: RunConfig, classes: tuple[str, ...]) -> ModelDescription:
+    """Returns what a checkpoint says of its weights; `build_described_model` reads it."""
+    data = config.data.model_dump(mode="json")
+    return ModelDescription(
+        classes=classes,
+        input_recipe={key: data[key] for key in _INPUT_RECIPE_KEYS},
+        model=config.model.model_dump(mode="json"),
+        normalizer=config.normalizer.model_dump(mode="json"),
+    )
+
+
+def build_described_model(weights: LoadedWeights, data: DataConfig) -> VideoClassifier:
+    """Returns the checkpoint's network with its weights."""
+    description = weights.description
+    model = build_model(
+        ModelConfig(**_restore_tuples(description.model)),
+        NormalizerConfig(**description.normalizer),
+        data,
+        len(description.classes),
+    )
+    load_into_model(model, weights)
+    return model
+
+
+def build_recipe(weights: LoadedWeights, data: dict[str, Any]) -> DataConfig:
+    """Returns `data`, a data section, with the input recipe of the checkpoint."""
+    return DataConfig(**data | _restore_tuples(weights.description.input_recipe))
+
+
+def _restore_tuples(values: Any) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in dict(values).items()}
+
+
+def build_prepare(config: DataConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns the function from uint8 clips on the device to the model's float32 input."""
+    return partial(normalize_clips, mean=config.mean, std=config.std, dtype=torch.float32)
+
+
+def build_train_loader(
+    config: RunConfig, index: VideoIndex, *, start_position: int, stop_position: int
+) -> TrainLoader:
+    """Returns this process's share of the clips [start_position, stop_position) of the stream."""
+    data = config.data
+    return TrainLoader(
+        index,
+        data.decoder,
+        TrainTransform(data.crop_pixels, data.short_side_range_pixels, data.flip_probability),
+        num_frames=data.num_frames,
+        stride=data.stride,
+        clips_per_batch=config.training.clips_per_batch,
+        seed=config.seed,
+        start_position=start_position,
+        stop_position=stop_position,
+        rank=get_rank(),
+        world_size=get_world_size(),
+        num_workers=data.num_workers,
+    )
+
+
+def build_test_transform(config: DataConfig, protocol: Protocol) -> TestTransform:
+    """Returns the transform of the protocol's views."""
+    crop_pixels = None if protocol.crop == "full" else config.crop_pixels
+    return TestTransform(config.test_short_side_pixels, protocol.crop, crop_pixels)
+
+
+def build_clip_sampler(
+    config: DataConfig, protocol: Protocol
+) -> Callable[[int], npt.NDArray[np.int64]]:
+    """Returns the function from a video's number of frames to the frame indices of its views."""
+    if protocol.num_clips == 1:
+        return partial(sample_center_clip, num_frames=config.num_frames, stride=config.stride)
+    return partial(
+        sample_test_clips,
+        num_frames=config.num_frames,
+        stride=config.stride,
+        num_clips=protocol.num_clips,
+    )
+
+
+def build_view_loader(config: DataConfig, index: VideoIndex, protocol: Protocol) -> ViewLoader:
+    """Returns this process's share of the videos, as views of the protocol."""
+    return ViewLoader(
+        index,
+        config.decoder,
+        build_test_transform(config, protocol),
+        build_clip_sampler(config, protocol),
+        rank=get_rank(),
+        world_size=get_world_size(),
+        num_workers=config.num_workers,
+    )
+
+
+def build_optimizer(config: RunConfig, model: torch.nn.Module) -> Sgd:
+    """Returns the optimizer over the model's parameter groups."""
+    training = config.training
+    return make_optimizer(
+        model,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        weight_decay=training.weight_decay,
+        normalizer_weight_decay=training.normalizer_weight_decay,
+    )
+
+
+def build_schedule(config: RunConfig, num_videos: int) -> tuple[Schedule, LoopSettings]:
+    """Returns the learning rate by step and the loop's settings, for this number of processes."""
+    training = config.training
+    clips_per_step = training.clips_per_batch * training.accumulation_steps * get_world_size()
+    total_steps = count_total_steps(training.epochs, num_videos, clips_per_step)
+    to_steps = partial(count_steps, num_videos=num_videos, clips_per_step=clips_per_step)
+    schedule = make_schedule(
+        training.schedule,
+        learning_rate=scale_learning_rate(
+            training.learning_rate, clips_per_step, training.reference_clips_per_step
+        ),
+        total_steps=total_steps,
+        warmup_steps=to_steps(training.warmup_epochs),
+        drop_steps=[to_steps(epochs) for epochs in training.step_epochs],
+        drop_factor=training.step_factor,
+    )
+    settings = LoopSettings(
+        seed=config.seed,
+        total_steps=total_steps,
+        clips_per_batch=training.clips_per_batch,
+        accumulation_steps=training.accumulation_steps,
+        num_videos=num_videos,
+        precision=training.precision,
+        channels_last=training.channels_last,
+        max_gradient_norm=training.max_gradient_norm,
+        log_every_steps=training.log_every_steps,
+        evaluate_every_epochs=training.evaluate_every_epochs,
+        save_every_epochs=training.save_every_epochs,
+    )
+    return schedule, settings

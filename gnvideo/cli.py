@@ -1,0 +1,115 @@
+"""The command line: reads the words, runs the command, turns errors into one line and a code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import gnvideo
+from gnvideo.errors import GnvideoError
+
+_EXIT_INTERRUPTED = 130
+_OVERRIDES_HELP = "settings over those of the file, such as training.epochs=10"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code.
+
+    0 done, 1 the work failed, 2 the input was wrong, 130 interrupted.
+    """
+    options = _make_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return _run(options)
+    except GnvideoError as error:
+        if options.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gnvideo", description="Video classification when only a few clips fit on a GPU."
+    )
+    parser.add_argument("--version", action="version", version=gnvideo.__version__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train one run, or go on with it, and evaluate it")
+    train.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    train.add_argument("overrides", nargs="*", metavar="key.sub=value", help=_OVERRIDES_HELP)
+
+    evaluate = commands.add_parser("eval", help="measure the accuracy of trained weights")
+    evaluate.add_argument("weights", type=Path, metavar="RUN_OR_CHECKPOINT")
+    evaluate.add_argument("overrides", nargs="*", metavar="key.sub=value", help=_OVERRIDES_HELP)
+    evaluate.add_argument("--protocol", help="which views are scored; default: the run's own")
+    evaluate.add_argument("--split", help="default: the run's validation split")
+    evaluate.add_argument("--output", type=Path, help="default: the run's folder evaluation")
+
+    compare = commands.add_parser("compare", help="train a grid of runs and write a report")
+    compare.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    compare.add_argument("overrides", nargs="*", metavar="key.sub=value", help=_OVERRIDES_HELP)
+
+    report = commands.add_parser("report", help="write the report of a comparison again")
+    report.add_argument("folder", type=Path, metavar="FOLDER")
+
+    predict = commands.add_parser("predict", help="name the most likely classes of video files")
+    predict.add_argument("weights", type=Path, metavar="RUN_OR_CHECKPOINT")
+    predict.add_argument("videos", type=Path, nargs="+", metavar="VIDEO")
+    predict.add_argument("--protocol", default="gn-10", help="default: %(default)s")
+    predict.add_argument("--top", type=int, default=5, help="classes shown; default: %(default)s")
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
+    predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord"))
+
+    commands.add_parser("doctor", help="say what works on this machine and what to do about it")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Commands are imported when they run: importing torch takes seconds, and help needs none.
+    if options.command == "train":
+        from gnvideo.commands.train import run_train
+        from gnvideo.config import RunConfig, load_config
+
+        run_train(load_config(RunConfig, options.config, options.overrides))
+    elif options.command == "eval":
+        from gnvideo.commands.eval import run_eval
+
+        run_eval(
+            options.weights,
+            protocol=options.protocol,
+            split=options.split,
+            output=options.output,
+            overrides=options.overrides,
+        )
+    elif options.command == "compare":
+        from gnvideo.commands.compare import run_compare
+
+        run_compare(options.config, options.overrides)
+    elif options.command == "report":
+        from gnvideo.commands.compare import run_report
+
+        run_report(options.folder)
+    elif options.command == "predict":
+        from gnvideo.commands.predict import run_predict
+
+        run_predict(
+            options.weights,
+            options.videos,
+            protocol_name=options.protocol,
+            num_classes_shown=options.top,
+            device_name=options.device,
+            decoder_name=options.decoder,
+        )
+    else:
+        from gnvideo.commands.doctor import run_doctor
+
+        return run_doctor()
+    return 0

@@ -1,0 +1,161 @@
+"""`doctor`: what works on this machine, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from gnvideo.commands.environment import read_version
+from gnvideo.data.decoding import DECODER_NAMES, make_decoder
+from gnvideo.data.drifting_textures import CLASS_NAMES, draw_video
+from gnvideo.data.encoding import encode_video
+from gnvideo.errors import DecoderUnavailableError, GnvideoError
+
+_GIB = 2**30
+_MIN_SHARED_MEMORY_BYTES = _GIB
+# Source: github.com/pytorch/pytorch/issues/166643: cuDNN's conv3d in bf16 is off in torch 2.9.
+_MIN_TORCH = (2, 11)
+
+
+class Finding(NamedTuple):
+    """One line of the table: what was looked at, how it is, and what to do about it."""
+
+    subject: str
+    state: Literal["ok", "note", "broken"]
+    text: str
+
+
+def run_doctor() -> int:
+    """Prints a table of findings; returns 0, or 1 if something that every run needs is broken."""
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _check_python,
+        _check_torch,
+        _check_gpu,
+        _check_decoding,
+        _check_optional_packages,
+        _check_machine,
+    )
+    findings = [finding for check in checks for finding in check()]
+    table = Table("", "what", "finding", show_edge=False)
+    colors = {"ok": "green", "note": "yellow", "broken": "red"}
+    for finding in findings:
+        state = f"[{colors[finding.state]}]{finding.state}[/]"
+        table.add_row(state, finding.subject, finding.text)
+    Console().print(table)
+    return int(any(finding.state == "broken" for finding in findings))
+
+
+def _check_python() -> Iterator[Finding]:
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info < (3, 14):
+        yield Finding("Python", "ok", version)
+    else:
+        yield Finding("Python", "broken", f"{version}; use 3.11, 3.12 or 3.13")
+
+
+def _check_torch() -> Iterator[Finding]:
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    if (major, minor) < _MIN_TORCH:
+        yield Finding("torch", "broken", f"{torch.__version__}; install 2.11 or later")
+    else:
+        text = f"{torch.__version__}, {torch.get_num_threads()} threads"
+        yield Finding("torch", "ok", text)
+
+
+def _check_gpu() -> Iterator[Finding]:
+    if not torch.cuda.is_available():
+        yield Finding(
+            "GPU", "note", "none that torch sees: runs go to the CPU, which suits small clips only"
+        )
+        return
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: keep float32"
+        memory = f"{properties.total_memory / _GIB:.0f} GiB"
+        yield Finding(f"GPU {number}", "ok", f"{properties.name}, {memory}, {bf16}")
+
+
+def _check_decoding() -> Iterator[Finding]:
+    """Encodes a small video and reads it with every decoder; all must give the same frames."""
+    frames_THWC = draw_video(
+        CLASS_NAMES[0],
+        np.random.default_rng(0),
+        num_frames=24,
+        height_pixels=48,
+        width_pixels=64,
+        fps=25,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        try:
+            encode_video(path, frames_THWC, fps=Fraction(25))
+        except GnvideoError as error:
+            yield Finding("encoder", "broken", f"libx264 through PyAV: {error}")
+            return
+        yield Finding("encoder", "ok", f"libx264 through PyAV {read_version('av')}")
+        reference: np.ndarray | None = None
+        for name in DECODER_NAMES:
+            try:
+                decoded = make_decoder(name).decode_frames(path, range(0, 24, 3)).frames_THWC
+            except DecoderUnavailableError as error:
+                yield Finding(f"decoder {name}", "note", str(error))
+                continue
+            except GnvideoError as error:
+                yield Finding(f"decoder {name}", "broken", str(error))
+                continue
+            if reference is None:
+                reference = decoded
+                yield Finding(f"decoder {name}", "ok", "reads H.264")
+            elif np.array_equal(reference, decoded):
+                yield Finding(f"decoder {name}", "ok", f"same frames as {DECODER_NAMES[0]}")
+            else:
+                yield Finding(
+                    f"decoder {name}",
+                    "broken",
+                    f"other frames than {DECODER_NAMES[0]}: keep data.decoder={DECODER_NAMES[0]}",
+                )
+
+
+def _check_optional_packages() -> Iterator[Finding]:
+    for package, use in (
+        ("pytorchvideo", "the models pytorchvideo_*"),
+        ("tensorboard", "curves in TensorBoard"),
+        ("plotly", "the report"),
+    ):
+        version = read_version(package)
+        if version is None:
+            text = f"not installed, needed for {use}: pip install {package}"
+            yield Finding(package, "broken", text)
+        else:
+            yield Finding(package, "ok", version)
+
+
+def _check_machine() -> Iterator[Finding]:
+    yield Finding("cores", "ok", str(os.cpu_count()))
+    free_bytes = shutil.disk_usage(Path.cwd()).free
+    state = "ok" if free_bytes > 10 * _GIB else "note"
+    yield Finding("disk", state, f"{free_bytes / _GIB:.0f} GiB free in the current folder")
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        total_bytes = shutil.disk_usage(shared).total
+        text = f"{total_bytes / _GIB:.1f} GiB"
+        if total_bytes < _MIN_SHARED_MEMORY_BYTES:
+            text += "; loader workers need more: docker run --shm-size=8g, or data.num_workers=0"
+            yield Finding("shared memory", "note", text)
+        else:
+            yield Finding("shared memory", "ok", text)
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    text = browser or "none: the report opens in any browser elsewhere; its browser test is skipped"
+    yield Finding("browser", "ok" if browser else "note", text)

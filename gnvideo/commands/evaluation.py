@@ -1,0 +1,93 @@
+"""The evaluation of a split, which `train` and `eval` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gnvideo.build import build_prepare, build_view_loader
+from gnvideo.config import RunConfig
+from gnvideo.data.manifest import VideoIndex, read_coverage
+from gnvideo.evaluation import EvaluationResult, evaluate, get_protocol, save_evaluation
+from gnvideo.evaluation.results import Statistics
+from gnvideo.models import VideoClassifier
+
+
+class Evaluator:
+    """Evaluates a model on one split under one protocol."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        index: VideoIndex,
+        classes: tuple[str, ...],
+        protocol_name: str,
+        split: str | None = None,
+    ) -> None:
+        self._config = config
+        self._index = index
+        self._classes = classes
+        self._protocol = get_protocol(protocol_name)
+        self._split = split or config.data.val_split
+
+    def evaluate(self, model: VideoClassifier, device: torch.device) -> EvaluationResult:
+        """Returns the accuracies over all processes' videos; every process calls this."""
+        return evaluate(
+            model,
+            build_view_loader(self._config.data, self._index, self._protocol),
+            prepare=build_prepare(self._config.data),
+            device=device,
+            class_names=self._classes,
+            protocol=self._protocol,
+            num_videos=len(self._index),
+            precision=self._config.training.precision,
+        )
+
+    def save(
+        self, result: EvaluationResult, step: int | None, statistics: Statistics, folder: Path
+    ) -> Path:
+        """Writes the accuracies and predictions into `folder`; returns the JSON's path."""
+        coverage = self._read_coverage()
+        return save_evaluation(
+            folder,
+            result,
+            split=self._split,
+            step=step,
+            statistics=statistics,
+            num_failed=coverage["asked"] - coverage["present"],
+            coverage=coverage,
+        )
+
+    def summarize(self, result: EvaluationResult) -> dict[str, Any]:
+        """Returns what `format_metrics` needs of a result that is not saved."""
+        metrics = {"video_top1": None} if result.metrics is None else asdict(result.metrics)
+        return {
+            "protocol": result.protocol.name,
+            "split": self._split,
+            "coverage": self._read_coverage(),
+            **metrics,
+        }
+
+    def _read_coverage(self) -> dict[str, Any]:
+        return read_coverage(self._config.data.root)["splits"][self._split]
+
+
+def format_metrics(evaluation: Mapping[str, Any]) -> str:
+    """Returns one line of an evaluation file: protocol, accuracies, and on which videos."""
+    coverage = evaluation["coverage"]
+    where = (
+        f"{evaluation['split']} {coverage['present']:,} of {coverage['asked']:,}"
+        f" ({100 * coverage['present'] / max(coverage['asked'], 1):.1f} %),"
+        f" fingerprint {coverage['fingerprint']}"
+    )
+    if evaluation["video_top1"] is None:
+        return f"{evaluation['protocol']}: predictions without labels, {where}"
+    return (
+        f"{evaluation['protocol']}: video top-1 {evaluation['video_top1']:.2f} %,"
+        f" top-5 {evaluation['video_top5']:.2f} %, clip top-1 {evaluation['clip_top1']:.2f} %"
+        f" on {where}"
+    )

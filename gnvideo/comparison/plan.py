@@ -1,0 +1,126 @@
+"""Decides which runs a comparison has, how they are named, and in which order they start."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from gnvideo.config import ComparisonConfig, RunConfig, make_config
+from gnvideo.errors import ConfigError
+
+_KEYS_OF_THE_GRID = (
+    "seed",
+    "output",
+    "normalizer.name",
+    "training.clips_per_batch",
+    "training.accumulation_steps",
+)
+_KEYS_OF_CLIP_SHAPES = ("data.num_frames", "data.stride")
+
+VARIED_KEYS = frozenset(_KEYS_OF_THE_GRID + _KEYS_OF_CLIP_SHAPES)
+"""The only keys of a run configuration in which two runs of a comparison may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of a comparison.
+
+    Attributes:
+        name: Says normalizer, clip shape, clips per batch and seed: `group_8f2_4clips_seed0`.
+        config: The complete configuration; its `output` is `folder`.
+        folder: `<comparison folder>/runs/<name>`.
+    """
+
+    name: str
+    config: RunConfig
+    folder: Path
+
+
+def make_runs(config: ComparisonConfig) -> list[PlannedRun]:
+    """Returns every combination of the grid as a run, in the order in which to start them.
+
+    Seeds come first, so that a comparison stopped half-way holds complete grids of fewer seeds.
+    Within a seed the longest runs (fewest clips per batch, then most frames) start first, so that
+    the last ones to finish are short.
+
+    Mode paper takes one step a batch, and the learning rate follows the batch by RunConfig's own
+    linear rule. Mode isolated accumulates `clips_per_step / clips_per_batch` batches, so the
+    optimizer's batch, and with it the learning rate, is the same for all.
+
+    Raises:
+        ConfigError: `base` holds a key that the grid sets, or is no valid run configuration.
+    """
+    _check_base(config)
+    grid = config.grid
+    return [
+        _make_run(config, normalizer, shape, clips, seed)
+        for seed in grid.seeds
+        for clips in sorted(grid.clips_per_batch)
+        for shape in sorted(
+            grid.clip_shapes or (None,), key=lambda shape: -shape[0] if shape else 0
+        )
+        for normalizer in grid.normalizers
+    ]
+
+
+def _check_base(config: ComparisonConfig) -> None:
+    keys = _KEYS_OF_THE_GRID + (_KEYS_OF_CLIP_SHAPES if config.grid.clip_shapes else ())
+    setters = {
+        "seed": "grid.seeds",
+        "output": "output",
+        "normalizer.name": "grid.normalizers",
+        "training.clips_per_batch": "grid.clips_per_batch",
+        "training.accumulation_steps": "mode and clips_per_step",
+        "data.num_frames": "grid.clip_shapes",
+        "data.stride": "grid.clip_shapes",
+    }
+    for key in keys:
+        section: Any = config.base
+        *parents, last = key.split(".")
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, Mapping) else None
+        if isinstance(section, Mapping) and last in section:
+            raise ConfigError(
+                f"base.{key} is {section[last]!r}, but a comparison sets it by {setters[key]};"
+                f" remove it from base"
+            )
+
+
+def _make_run(
+    config: ComparisonConfig,
+    normalizer: str,
+    clip_shape: tuple[int, int] | None,
+    clips_per_batch: int,
+    seed: int,
+) -> PlannedRun:
+    values = copy.deepcopy(config.base)
+    _section(values, "normalizer")["name"] = normalizer
+    training = _section(values, "training")
+    training["clips_per_batch"] = clips_per_batch
+    training["accumulation_steps"] = (
+        1 if config.clips_per_step is None else config.clips_per_step // clips_per_batch
+    )
+    if clip_shape is not None:
+        data = _section(values, "data")
+        data["num_frames"], data["stride"] = clip_shape
+    values["seed"] = seed
+    # The name needs the clip shape, which may be a default, and the folder needs the name.
+    values["output"] = "unnamed"
+    run_config = make_config(RunConfig, values, source="base of the comparison")
+    data_config = run_config.data
+    name = (
+        f"{normalizer}_{data_config.num_frames}f{data_config.stride}"
+        f"_{clips_per_batch}clips_seed{seed}"
+    )
+    folder = config.output / "runs" / name
+    return PlannedRun(name, run_config.model_copy(update={"output": folder}), folder)
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    section = values.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise ConfigError(f"base.{name} is {section!r}; it must be a mapping of settings")
+    return cast(dict[str, Any], section)

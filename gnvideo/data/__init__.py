@@ -1,0 +1,1 @@
+"""Videos: annotations, prepared folders, decoding, clip sampling, transforms and loaders."""

@@ -1,0 +1,79 @@
+"""Files that appear under their final name only when complete; errors of a disk that refuses."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from gnvideo.errors import GnvideoError, OutputError, SaveFailedError
+
+PARTIAL_SUFFIX = ".partial"
+
+# The folder refuses to be written at all: the user's choice of output, not the work, is at fault.
+_REFUSED = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    }
+)
+
+
+def make_write_error(path: Path, error: OSError) -> GnvideoError:
+    """Returns the user error for an operating-system error met while writing `path`."""
+    reason = error.strerror or str(error)
+    if error.errno in _REFUSED:
+        return OutputError(
+            f"cannot write {path}: {reason}; choose an output folder that you may write"
+        )
+    if error.errno == errno.ENOSPC:
+        return SaveFailedError(f"no space left while writing {path}; free some space and run again")
+    return SaveFailedError(f"writing {path} failed: {reason}; nothing stands under that name")
+
+
+@contextmanager
+def open_atomic(path: Path) -> Generator[BinaryIO]:
+    """Opens a temporary file beside `path` for reading and writing; on leaving it becomes `path`.
+
+    The folder is made if it is missing. The content is flushed to the disk before the rename, so
+    after a kill or a power cut `path` is either what it was before or complete. When the block
+    raises, the temporary file is removed.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        SaveFailedError: writing failed half-way, for example because the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise make_write_error(path, error) from error
+    finally:
+        # Gone already when all went well; not there either when the folder cannot be written.
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Writes `text` as UTF-8 to `path`, all of it or nothing; raises as `open_atomic`."""
+    with open_atomic(path) as file:
+        file.write(text.encode())
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what killed processes left half-written anywhere below `folder`."""
+    for partial in folder.rglob(f".*{PARTIAL_SUFFIX}"):
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""From decoded frames to clips of the network's input size: uint8 in, uint8 out.
+
+Clips stay uint8 until they are on the device, where `normalize_clips` makes the network's input; so
+four times fewer bytes are moved.
+
+Axes: N clips, C colour channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+Crop = Literal["full", "center"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTransform:
+    """Random size, crop and mirroring, one draw for all frames of a clip.
+
+    The short side becomes a random integer of `short_side_range_pixels`, both ends included, and a
+    square is cut out at random.
+
+    Attributes:
+        crop_pixels: Side of the square.
+        short_side_range_pixels: (lowest, highest); (256, 320) for a crop of 224 in the paper.
+        flip_probability: Of left-right mirroring.
+
+    Raises:
+        ValueError: the crop does not fit in the smallest frame, or a value is out of range.
+
+    Source: Wang et al., "Non-local Neural Networks", CVPR 2018, sec. 4.1.
+    """
+
+    crop_pixels: int
+    short_side_range_pixels: tuple[int, int]
+    flip_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        lowest, highest = self.short_side_range_pixels
+        if not 1 <= self.crop_pixels <= lowest <= highest:
+            raise ValueError(
+                f"crop_pixels {self.crop_pixels} and short_side_range_pixels"
+                f" {self.short_side_range_pixels} must satisfy 1 <= crop <= lowest <= highest"
+            )
+        if not 0 <= self.flip_probability <= 1:
+            raise ValueError(f"flip_probability is {self.flip_probability}; it must be from 0 to 1")
+
+    def __call__(
+        self, frames_THWC: npt.NDArray[np.uint8], generator: np.random.Generator
+    ) -> torch.Tensor:
+        """Returns the clip (C, T, crop, crop), a view of memory in the order T, H, W, C.
+
+        Draws four numbers from `generator`, always in this order: short side, top, left, flip.
+        """
+        lowest, highest = self.short_side_range_pixels
+        short_side = int(generator.integers(lowest, highest + 1))
+        _, height, width, _ = frames_THWC.shape
+        height, width = compute_resized_size(height, width, short_side)
+        top = int(generator.integers(0, height - self.crop_pixels + 1))
+        left = int(generator.integers(0, width - self.crop_pixels + 1))
+        is_flipped = generator.random() < self.flip_probability
+        clip_TCHW = _resize(frames_THWC, height, width)
+        clip_TCHW = _crop(clip_TCHW, top, left, self.crop_pixels)
+        if is_flipped:
+            clip_TCHW = clip_TCHW.flip(-1)
+        return clip_TCHW.permute(1, 0, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class TestTransform:
+    """Fixed size and, if asked for, the square in the middle; nothing random.
+
+    Attributes:
+        short_side_pixels: Length of the short side after resizing.
+        crop: "full" keeps the whole frame, "center" cuts a square out of its middle.
+        crop_pixels: Side of the square; None with "full".
+
+    Raises:
+        ValueError: a value is out of range, or `crop_pixels` does not go with `crop`.
+    """
+
+    # Keeps pytest from taking the class for tests where it is imported.
+    __test__ = False
+
+    short_side_pixels: int
+    crop: Crop
+    crop_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("full", "center"):
+            raise ValueError(f"crop is {self.crop!r}; choose 'full' or 'center'")
+        if self.short_side_pixels < 1:
+            raise ValueError(f"short_side_pixels is {self.short_side_pixels}; it must be positive")
+        if self.crop == "center" and not 1 <= (self.crop_pixels or 0) <= self.short_side_pixels:
+            raise ValueError(
+                f"crop_pixels is {self.crop_pixels}; a center crop needs 1 to short_side_pixels,"
+                f" {self.short_side_pixels}"
+            )
+        if self.crop == "full" and self.crop_pixels is not None:
+            raise ValueError(f"crop_pixels is {self.crop_pixels}; leave it out with crop 'full'")
+
+    def __call__(self, frames_THWC: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Returns the clip (C, T, H', W'), a view of memory in the order T, H, W, C."""
+        _, height, width, _ = frames_THWC.shape
+        height, width = compute_resized_size(height, width, self.short_side_pixels)
+        clip_TCHW = _resize(frames_THWC, height, width)
+        if self.crop_pixels is not None:
+            top, left = (height - self.crop_pixels) // 2, (width - self.crop_pixels) // 2
+            clip_TCHW = _crop(clip_TCHW, top, left, self.crop_pixels)
+        return clip_TCHW.permute(1, 0, 2, 3)
+
+
+def compute_resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """Returns (height, width) with the short side `short_side` and the long side rounded down."""
+    if height <= width:
+        return short_side, width * short_side // height
+    return height * short_side // width, short_side
+
+
+def normalize_clips(
+    clips_NCTHW: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Returns (clips / 255 - mean) / std in `dtype`, on the clips' device and in their layout.
+
+    Args:
+        clips_NCTHW: uint8, (N, 3, T, H, W) or any shape with the colour axis second.
+        mean: One number a colour, of values scaled to [0, 1].
+        std: One number a colour, on the same scale.
+        dtype: Of the result; the arithmetic is float32.
+    """
+    shape = (1, -1, *(1,) * (clips_NCTHW.ndim - 2))
+    # Not made on the device, which would wait for all work queued there.
+    means, stds = (
+        torch.tensor(values, dtype=torch.float32)
+        .view(shape)
+        .to(clips_NCTHW.device, non_blocking=True)
+        for values in (mean, std)
+    )
+    return clips_NCTHW.float().div_(255).sub_(means).div_(stds).to(dtype)
+
+
+def _resize(frames_THWC: npt.NDArray[np.uint8], height: int, width: int) -> torch.Tensor:
+    """Returns the frames as (T, C, height, width); without a copy where the size fits already."""
+    frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+    if frames_TCHW.shape[-2:] == (height, width):
+        return frames_TCHW
+    return functional.interpolate(
+        frames_TCHW, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+
+
+def _crop(clip_TCHW: torch.Tensor, top: int, left: int, side: int) -> torch.Tensor:
+    return clip_TCHW[:, :, top : top + side, left : left + side]

@@ -1,0 +1,90 @@
+"""What I3D and ResNet-3D share: the shortcut, the sum with it, and the pooled classifier.
+
+Axes: N clips, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from gnvideo.models.classifier import Size3, VideoClassifier
+
+MakeNormalizer = Callable[[int], nn.Module]
+
+
+class ResidualBlock(nn.Module):
+    """relu(branch(x) + shortcut(x)), with `shortcut` the identity where sizes allow it.
+
+    A subclass sets `downsample` and defines `compute_branch`, whose last step is
+    `final_normalizer`, without activation.
+
+    Attributes:
+        downsample: The shortcut's convolution and normalizer, or None for the identity.
+    """
+
+    downsample: nn.Sequential | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    @property
+    def final_normalizer(self) -> nn.Module:
+        """The normalizer whose output is added to the shortcut."""
+        raise NotImplementedError
+
+    def compute_branch(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what the block adds to its shortcut."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the block's output (N, C', T', H', W')."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        branch = self.compute_branch(x)
+        branch += shortcut
+        return self.relu(branch)
+
+
+class ResidualClassifier(VideoClassifier):
+    """A classifier of residual blocks: global average pool, dropout, linear layer.
+
+    A subclass sets `dropout` and `fc` and defines `compute_feature_map`.
+    """
+
+    dropout: nn.Dropout
+    fc: nn.Linear
+
+    def get_classifier(self) -> nn.Linear:
+        """Returns the last layer."""
+        return self.fc
+
+    def final_normalizers(self) -> list[nn.Module]:
+        """Returns the last normalizer of each residual block."""
+        return [m.final_normalizer for m in self.modules() if isinstance(m, ResidualBlock)]
+
+    def forward(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Returns the logits (N, num_classes); see `VideoClassifier.forward`."""
+        features_NC = self.compute_feature_map(clips_NCTHW).mean((2, 3, 4))
+        return self.fc(self.dropout(features_NC))
+
+
+def make_conv(
+    in_channels: int, out_channels: int, kernel: Size3, stride: Size3 = (1, 1, 1)
+) -> nn.Conv3d:
+    """Returns a convolution without bias, padded by half of its (odd) kernel."""
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    return nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
+
+
+def make_downsample(
+    in_channels: int, out_channels: int, stride: Size3, make_normalizer: MakeNormalizer
+) -> nn.Sequential | None:
+    """Returns the projection shortcut where channels or size change, else None ("type B")."""
+    if in_channels == out_channels and stride == (1, 1, 1):
+        return None
+    return nn.Sequential(
+        make_conv(in_channels, out_channels, (1, 1, 1), stride), make_normalizer(out_channels)
+    )

@@ -1,0 +1,1 @@
+"""Tensor operators: what each computes, its implementations, and what each of these accepts."""

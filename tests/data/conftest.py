@@ -1,0 +1,70 @@
+"""Real, tiny, encoded videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+WriteVideo = Callable[..., Path]
+
+
+def make_frames(num_frames: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Returns (T, H, W, 3) frames of coloured blocks that move, no two alike."""
+    blocks = np.random.default_rng(0).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
+    scene = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+    frames = [np.roll(scene, (t, 2 * t), axis=(0, 1)) + 5 * t for t in range(num_frames)]
+    return np.stack(frames).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def write_video() -> WriteVideo:
+    """A function that encodes a video with libx264 and returns its path."""
+
+    def write(
+        path: Path,
+        *,
+        num_frames: int = 40,
+        height: int = 36,
+        width: int = 48,
+        keyframe_interval: int = 12,
+        b_frames: int = 2,
+        rotation: int = 0,
+        pixel_format: str = "yuv420p",
+        times_centiseconds: Sequence[int] | None = None,
+        codec_options: dict[str, str] | None = None,
+        container_options: dict[str, str] | None = None,
+        container_format: str | None = None,
+    ) -> Path:
+        with av.open(
+            str(path), "w", format=container_format, options=container_options or {}
+        ) as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
+            stream.options = {
+                "g": str(keyframe_interval),
+                "bf": str(b_frames),
+                "preset": "ultrafast" if not b_frames else "veryfast",
+                "sc_threshold": "0",
+                "threads": "1",
+                **(codec_options or {}),
+            }
+            if times_centiseconds is not None:
+                stream.codec_context.time_base = Fraction(1, 100)
+            if rotation:
+                # PyAV counts counter-clockwise.
+                stream.set_display_rotation(-rotation)
+            for t, image in enumerate(make_frames(num_frames, height, width)):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                if times_centiseconds is not None:
+                    frame.pts, frame.time_base = times_centiseconds[t], Fraction(1, 100)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path
+
+    return write

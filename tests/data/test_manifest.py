@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gnvideo.data.manifest import (
+    ManifestRow,
+    load_video_index,
+    make_failed_row,
+    read_classes,
+    read_coverage,
+    read_manifest,
+    write_classes,
+    write_coverage,
+    write_manifest,
+)
+from gnvideo.errors import ClassListError, ManifestError
+
+
+def make_row(
+    name: str, split: str = "train", label: str | None = "a", **changes: object
+) -> ManifestRow:
+    row = ManifestRow(
+        id=name,
+        path=f"videos/{split}/{label or 'unlabelled'}/{name}.mp4",
+        label=label,
+        split=split,
+        frames=300,
+        fps=30000 / 1001,
+        width=340,
+        height=256,
+        duration=10.01,
+        keyframe_interval=12,
+        bytes=2**33,
+        content_hash=f"hash of {name}",
+        status="ok",
+        reason=None,
+    )
+    return dataclasses.replace(row, **changes)
+
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
+
+
+# No deadline: every example waits for the disk.
+@settings(max_examples=25, deadline=None)
+@given(
+    names=st.lists(TEXT, unique=True, max_size=5),
+    label=st.none() | TEXT,
+    fps=st.floats(0, 240),
+    frames=st.integers(0, 2**31 - 1),
+)
+def test_rows_survive_writing_and_reading(
+    names: list[str], label: str | None, fps: float, frames: int
+) -> None:
+    rows = [make_row(name, label=label, fps=fps, frames=frames) for name in sorted(names)]
+    rows.append(make_failed_row("gone", label, "test", "missing", "no file of this name"))
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(Path(folder), rows)
+        assert read_manifest(Path(folder)) == rows
+
+
+def test_rows_are_sorted_by_split_then_id(tmp_path: Path) -> None:
+    rows = [
+        make_row("b", "test"),
+        make_row("b", "train"),
+        make_row("c", "val"),
+        make_row("a", "val"),
+    ]
+    write_manifest(tmp_path, rows)
+    assert [(row.split, row.id) for row in read_manifest(tmp_path)] == [
+        ("train", "b"),
+        ("val", "a"),
+        ("val", "c"),
+        ("test", "b"),
+    ]
+
+
+def test_an_empty_manifest_can_be_read(tmp_path: Path) -> None:
+    write_manifest(tmp_path, [])
+    assert read_manifest(tmp_path) == []
+
+
+def test_a_missing_damaged_or_foreign_manifest_is_one_line_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    with pytest.raises(ManifestError, match=r"no manifest .*manifest\.parquet"):
+        read_manifest(tmp_path)
+    path.write_bytes(b"PAR1 cut off")
+    with pytest.raises(ManifestError, match="damaged"):
+        read_manifest(tmp_path)
+    pq.write_table(pa.table({"id": ["a"]}), path)
+    with pytest.raises(ManifestError, match="version None") as error:
+        read_manifest(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_writing_replaces_the_manifest_and_leaves_nothing_else(tmp_path: Path) -> None:
+    write_manifest(tmp_path, [make_row("a")])
+    write_manifest(tmp_path, [make_row("b")])
+    assert [row.id for row in read_manifest(tmp_path)] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.parquet"]
+
+
+def test_classes_are_sorted_by_code_point_and_their_line_is_their_index(tmp_path: Path) -> None:
+    write_classes(tmp_path, ["b", "a b", "Zumba", "a(b)", "b"])
+    assert (tmp_path / "classes.txt").read_text() == "Zumba\na b\na(b)\nb\n"
+    assert read_classes(tmp_path) == ("Zumba", "a b", "a(b)", "b")
+
+
+@pytest.mark.parametrize("text", ["a\n\nb\n", "a\nb\na\n"], ids=["empty-line", "name-twice"])
+def test_a_class_list_with_an_unclear_index_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(ClassListError, match=r"classes\.txt, line"):
+        read_classes(tmp_path)
+
+
+def test_coverage_counts_every_status(tmp_path: Path) -> None:
+    rows = [
+        make_row("a"),
+        make_row("b"),
+        make_failed_row("c", "a", "train", "missing", "no file"),
+        make_failed_row("d", "a", "val", "unreadable", "is empty"),
+    ]
+    written = write_coverage(tmp_path, rows)
+    assert read_coverage(tmp_path) == written
+    train = dict(written["splits"]["train"])
+    assert len(train.pop("fingerprint")) == 12
+    assert train == {"asked": 3, "present": 2, "missing": 1, "unreadable": 0}
+    assert written["splits"]["val"]["present"] == 0
+    assert "test" not in written["splits"]
+
+
+def test_fingerprint_depends_on_content_and_label_but_not_on_order_or_failures(
+    tmp_path: Path,
+) -> None:
+    def fingerprint(*rows: ManifestRow) -> str:
+        return write_coverage(tmp_path, rows)["splits"]["train"]["fingerprint"]
+
+    one, two = make_row("a"), make_row("b")
+    reference = fingerprint(one, two)
+    missing = make_failed_row("c", "a", "train", "missing", "no file")
+    assert fingerprint(two, one, missing) == reference
+    assert fingerprint(one, dataclasses.replace(two, content_hash="x")) != reference
+    assert fingerprint(one, dataclasses.replace(two, label="x")) != reference
+    assert fingerprint(one) != reference
+
+
+def test_damaged_coverage_is_a_manifest_error(tmp_path: Path) -> None:
+    for text in ("{", "[]"):
+        (tmp_path / "coverage.json").write_text(text)
+        with pytest.raises(ManifestError, match=r"coverage\.json is damaged"):
+            read_coverage(tmp_path)
+
+
+def test_index_holds_the_readable_videos_of_its_split_in_order(tmp_path: Path) -> None:
+    rows = [
+        make_row("v-é", "val", "b", frames=7),
+        make_row("-id", "val", "a", frames=3),
+        make_row("x", "val", None),
+        make_row("t", "train", "a"),
+        make_failed_row("lost", "a", "val", "unreadable", "is empty"),
+    ]
+    write_manifest(tmp_path, rows)
+    index = load_video_index(tmp_path, "val", ("a", "b"))
+    assert len(index) == 3
+    assert [index.video_id(i) for i in range(3)] == ["-id", "v-é", "x"]
+    assert [index.label(i) for i in range(3)] == [0, 1, -1]
+    assert [index.num_frames(i) for i in range(3)] == [3, 7, 300]
+    assert index.path(1) == tmp_path / "videos/val/b/v-é.mp4"
+    with pytest.raises(IndexError):
+        index.video_id(3)
+
+
+def test_index_is_arrays_only_and_its_pickle_is_little_more_than_its_texts(tmp_path: Path) -> None:
+    rows = [make_row(f"abcdefghijk_{i:06d}_000010") for i in range(1000)]
+    write_manifest(tmp_path, rows)
+    index = load_video_index(tmp_path, "train", ("a",))
+    for name in ("path_bytes", "path_offsets", "id_bytes", "class_indices", "frame_counts"):
+        assert isinstance(getattr(index, name), np.ndarray)
+        assert getattr(index, name).dtype != object
+    texts = sum(len(row.id) + len(row.path or "") for row in rows)
+    pickled = pickle.dumps(index)
+    assert len(pickled) < texts + 1000 * (8 + 8 + 4 + 4) + 2000
+    assert pickle.loads(pickled).path(999) == index.path(999)
+    assert sys.getsizeof(index) < 200
+
+
+def test_a_label_outside_the_class_list_is_an_error_that_names_the_video(tmp_path: Path) -> None:
+    write_manifest(tmp_path, [make_row("v1", label="diving")])
+    with pytest.raises(ClassListError, match=r"v1.*'diving'.*1 classes"):
+        load_video_index(tmp_path, "train", ("skiing",))
+
+
+def test_a_split_without_rows_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
+    write_manifest(tmp_path, [make_row("v1", "val")])
+    with pytest.raises(ManifestError, match=r"'train'.*val"):
+        load_video_index(tmp_path, "train", ("a",))
+
+
+def test_coverage_is_plain_json(tmp_path: Path) -> None:
+    write_coverage(tmp_path, [make_row("a")])
+    assert set(json.loads((tmp_path / "coverage.json").read_text())) == {
+        "splits",
+        "fingerprint",
+        "tool_version",
+    }
