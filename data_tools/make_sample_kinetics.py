@@ -72,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GnvideoError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again", file=sys.stderr)
+        return 130
     broken = sum(video.broken is not None for video in videos)
     print(
         f"wrote {len(videos)} videos of {len(CLASS_NAMES)} classes to {options.output}"
@@ -86,7 +89,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, help="a folder; made if missing")
     parser.add_argument("--train", type=int, default=100, help="training videos of each class")
-    parser.add_argument("--val", type=int, default=50, help="validation videos of each class")
+    parser.add_argument("--val", type=int, default=40, help="validation videos of each class")
     parser.add_argument("--test", type=int, default=4, help="unlabelled test videos of each class")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig
+from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig, make_config
 from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips
 from gnvideo.data.loader import TrainLoader, ViewLoader
 from gnvideo.data.manifest import VideoIndex, load_video_index, read_classes
@@ -59,15 +60,17 @@ def build_device_name(name: str) -> str:
     """Returns "cpu", "cuda" or "cuda:<n>" for a configured device; auto takes a GPU if it can.
 
     Raises:
-        ConfigError: a GPU is asked for by name and there is none.
+        ConfigError: no device has that name, or it is a GPU that is not there.
     """
-    has_gpu = torch.cuda.is_available()
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"the device is {name!r}; allowed are auto, cpu, cuda and cuda:<n>")
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return "cuda" if has_gpu else "cpu"
-    if name.startswith("cuda") and not has_gpu:
+        return "cuda" if num_gpus else "cpu"
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= num_gpus:
         raise ConfigError(
-            f"training.device is {name} and torch sees no GPU here; set training.device=cpu, or run"
-            " the doctor command"
+            f"the device is {name} and torch sees {num_gpus} GPUs here; choose another, such as"
+            " cpu, or run the doctor command"
         )
     return name
 
@@ -88,13 +91,21 @@ def build_index(config: DataConfig, split: str, classes: tuple[str, ...]) -> Vid
 
 
 def build_run_data(config: DataConfig) -> RunData:
-    """Returns the data of a training run."""
+    """Returns the data of a training run.
+
+    Raises:
+        ManifestError: the folder is not prepared, a split holds no readable video, or the training
+            split one without a label.
+    """
     classes = read_classes(config.root)
-    return RunData(
-        classes,
-        build_index(config, config.train_split, classes),
-        build_index(config, config.val_split, classes),
-    )
+    train = build_index(config, config.train_split, classes)
+    num_unlabelled = int((train.class_indices < 0).sum())
+    if num_unlabelled:
+        raise ManifestError(
+            f"the split {config.train_split!r} of {config.root} holds {num_unlabelled} videos"
+            " without a label; train on another split with data.train_split"
+        )
+    return RunData(classes, train, build_index(config, config.val_split, classes))
 
 
 def check_normalizer(name: str) -> None:
@@ -160,11 +171,16 @@ def describe_model(config: RunConfig, classes: tuple[str, ...]) -> ModelDescript
 
 
 def build_described_model(weights: LoadedWeights, data: DataConfig) -> VideoClassifier:
-    """Returns the checkpoint's network with its weights."""
-    description = weights.description
+    """Returns the checkpoint's network with its weights.
+
+    Raises:
+        ConfigError: the checkpoint describes its network by settings that are not known here.
+        CheckpointError: the weights do not fit the network described.
+    """
+    description, source = weights.description, str(weights.path)
     model = build_model(
-        ModelConfig(**_restore_tuples(description.model)),
-        NormalizerConfig(**description.normalizer),
+        make_config(ModelConfig, description.model, source=source),
+        make_config(NormalizerConfig, description.normalizer, source=source),
         data,
         len(description.classes),
     )
@@ -173,12 +189,13 @@ def build_described_model(weights: LoadedWeights, data: DataConfig) -> VideoClas
 
 
 def build_recipe(weights: LoadedWeights, data: dict[str, Any]) -> DataConfig:
-    """Returns `data`, a data section, with the input recipe of the checkpoint."""
-    return DataConfig(**data | _restore_tuples(weights.description.input_recipe))
+    """Returns `data`, a data section, with the input recipe of the checkpoint.
 
-
-def _restore_tuples(values: Any) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in dict(values).items()}
+    Raises:
+        ConfigError: the recipe holds a setting that is not known here.
+    """
+    recipe = dict(weights.description.input_recipe)
+    return make_config(DataConfig, data | recipe, source=str(weights.path))
 
 
 def build_prepare(config: DataConfig) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 the work failed, 2 the input was wrong, 130 interrupted.
     """
-    options = _make_parser().parse_args(arguments)
+    options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return _run(options)
@@ -32,6 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return _EXIT_INTERRUPTED
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    # Python 3.11's argparse takes no more overrides once an option stood between them and the rest.
+    if rest and (not hasattr(options, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _make_parser() -> argparse.ArgumentParser:

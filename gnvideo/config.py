@@ -12,13 +12,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from gnvideo.errors import ConfigError, InputFileError
+
+Count = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(gt=0)]
 
 
 class StrictConfig(BaseModel):
@@ -34,7 +37,7 @@ class ModelConfig(StrictConfig):
     width: int = Field(default=64, ge=1, description="channels of the first stage")
     dropout_rate: float = Field(default=0.5, ge=0, lt=1)
     stem_pool: bool = Field(default=False, description="resnet3d: spatial max pool after the stem")
-    temporal_strides: tuple[int, int, int, int] = Field(
+    temporal_strides: tuple[Count, Count, Count, Count] = Field(
         default=(1, 2, 2, 2), description="resnet3d: of stages 1 to 4"
     )
     zero_final_gamma: bool = Field(
@@ -72,7 +75,7 @@ class DataConfig(StrictConfig):
     mean: tuple[float, float, float] = Field(
         default=(0.45, 0.45, 0.45), description="of pixels in 0..1"
     )
-    std: tuple[float, float, float] = (0.225, 0.225, 0.225)
+    std: tuple[Scale, Scale, Scale] = (0.225, 0.225, 0.225)
     num_workers: int = Field(
         default=4, ge=0, description="loader processes; 0 decodes in the training process"
     )
@@ -171,9 +174,9 @@ class GridConfig(StrictConfig):
     """What a comparison varies; every combination is one run."""
 
     normalizers: tuple[str, ...] = Field(default=("batch", "group"), min_length=1)
-    clips_per_batch: tuple[int, ...] = Field(default=(8, 4), min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    clip_shapes: tuple[tuple[int, int], ...] = Field(
+    clips_per_batch: tuple[Count, ...] = Field(default=(8, 4), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
+    clip_shapes: tuple[tuple[Count, Count], ...] = Field(
         default=(), description="pairs of frames and stride; empty: those of base.data"
     )
 
@@ -281,27 +284,33 @@ def make_config(
 
 def dump_config(config: StrictConfig) -> str:
     """Returns the complete configuration as YAML; `load_config` of it gives an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
 
 
 class _ConfigLoader(yaml.SafeLoader):
-    """YAML with 1e-3 as a number (YAML 1.2) and a repeated key as an error."""
+    """YAML with 1e-3 as a number (YAML 1.2); a repeated key, or one not a text, is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [cast(str, key.value) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
+        mapping = super().construct_mapping(node, deep)
+        problems = [f"the key {key!r} stands there twice" for key in keys if keys.count(key) > 1]
+        problems += [f"the key {key} is no text" for key in mapping if not isinstance(key, str)]
+        if problems:
+            raise yaml.constructor.ConstructorError(None, None, problems[0], node.start_mark)
+        return mapping
 
 
-_ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
+class _ConfigDumper(yaml.SafeDumper):
+    """Quotes the texts that `_ConfigLoader` would take for numbers."""
+
+
+for _class in (_ConfigLoader, _ConfigDumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
+        list("-+0123456789"),
+    )
 
 
 def _parse_yaml(text: str, source: str) -> object:

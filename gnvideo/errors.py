@@ -73,4 +73,4 @@ class NonFiniteLossError(WorkFailedError):
 
 
 class InterruptedRunsError(WorkFailedError):
-    """One or more runs of a comparison failed; the report lists them."""
+    """A comparison was stopped, or some of its runs failed; the same command goes on."""

@@ -21,6 +21,7 @@ from gnvideo.comparison import (
 )
 from gnvideo.config import ComparisonConfig, load_config
 from gnvideo.errors import InterruptedRunsError
+from gnvideo.evaluation import get_protocol
 
 
 def run_compare(path: Path, overrides: Sequence[str]) -> None:
@@ -33,6 +34,11 @@ def run_compare(path: Path, overrides: Sequence[str]) -> None:
     for name in config.grid.normalizers:
         check_normalizer(name)
     runs = make_runs(config)
+    for protocol in (
+        runs[0].config.evaluation.protocol,
+        runs[0].config.evaluation.monitor_protocol,
+    ):
+        get_protocol(protocol)
     slots = make_slots(len(runs), config.parallel_runs, _find_gpus(runs[0]), _count_cores())
     statuses = run_comparison(config, runs, _make_command, slots)
     _report(read_results(config.output))

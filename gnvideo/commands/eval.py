@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-import yaml
 
 from gnvideo.build import build_described_model, build_device_name, build_index
 from gnvideo.commands.evaluation import Evaluator, format_metrics
 from gnvideo.comparison.run_folder import read_json
-from gnvideo.config import RunConfig, make_config
+from gnvideo.config import RunConfig, load_config, make_config
 from gnvideo.errors import ConfigError
 from gnvideo.layers import NORMALIZERS
 from gnvideo.training import distributed
@@ -78,7 +77,7 @@ def _make_config(path: Path, weights: LoadedWeights, overrides: Sequence[str]) -
     description = weights.description
     values: dict[str, Any] = {"data": {}}
     if run_config is not None:
-        values = cast(dict[str, Any], yaml.safe_load(run_config.read_text(encoding="utf-8")))
+        values = load_config(RunConfig, run_config).model_dump(mode="json")
     # The run folder may have been moved, and the recipe is the weights' own.
     values["output"] = str(weights.path.parent if run_config is None else run_config.parent)
     values["data"] |= dict(description.input_recipe)

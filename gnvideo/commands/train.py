@@ -113,9 +113,14 @@ def _evaluate_finally(
     if not has_statistics:
         return
     # The checkpoint keeps the running statistics: this comes after the last save.
-    compute_precise_statistics(
-        model, _make_statistics_batches(config, data, device), config.evaluation.precise_batches
+    # In the precision of the training: the statistics are of what the model really computes.
+    autocast = torch.autocast(
+        device.type, torch.bfloat16, enabled=config.training.precision == "bfloat16"
     )
+    with autocast:
+        compute_precise_statistics(
+            model, _make_statistics_batches(config, data, device), config.evaluation.precise_batches
+        )
     result = evaluator.evaluate(model, device)
     if distributed.is_main_process():
         evaluator.save(result, step, "precise", folder)

@@ -17,10 +17,11 @@ from gnvideo.errors import OutputError
 
 
 class FolderLock:
-    """Holds the lock of a comparison folder within a `with` block.
+    """Holds the lock of a comparison folder, made if it is missing, within a `with` block.
 
     Raises:
-        OutputError: on entering, when another process holds it; the message gives its processes.
+        OutputError: on entering, when the folder cannot be written, or another process holds the
+            lock; the message gives its processes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +29,13 @@ class FolderLock:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self._path.parent}: {error.strerror or error}; pass another folder"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -36,7 +36,7 @@ def read_events(folder: Path, tail: bool = False) -> list[dict[str, Any]]:
             start = max(0, path.stat().st_size - _TAIL_BYTES) if tail else 0
             file.seek(start)
             lines = file.read().split(b"\n")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     # The first line of a tail is cut; what follows the last line end is empty or half-written.
     complete = lines[1 if start else 0 : -1]
@@ -131,8 +131,8 @@ def check_same_config(folder: Path, config: RunConfig) -> None:
     for key, value in planned.items():
         if key != "output" and found[key] != value:
             raise OutputError(
-                f"{folder} holds a run with {key} {found[key]!r}, and the comparison plans"
-                f" {value!r}; pass another output folder or remove this run"
+                f"{folder} holds a run with {key} {found[key]!r}, and now it is {value!r}; pass"
+                " another output folder or remove this run"
             )
 
 

@@ -90,7 +90,6 @@ def run_comparison(
         InterruptedRunsError: stopped by Ctrl-C, SIGTERM or SIGHUP; the runs were stopped, too.
         WorkFailedError: a command cannot be started.
     """
-    config.output.mkdir(parents=True, exist_ok=True)
     with FolderLock(config.output) as lock, _StopSignals() as stop_signals:
         for run in runs:
             check_same_config(run.folder, run.config)

@@ -219,9 +219,8 @@ def read_coverage(root: Path) -> dict[str, Any]:
 class VideoIndex:
     """The readable videos of one split, packed into a few arrays.
 
-    No Python object is kept per video: workers forked from this process share the arrays' memory
-    for good, because reading an entry writes no reference count, and a pickle for spawned workers
-    is little more than the arrays.
+    No Python object is kept per video: reading an entry touches no other, and the copy that each
+    loader process gets is little more than the arrays.
 
     Attributes:
         root: The prepared folder.

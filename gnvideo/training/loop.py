@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -188,9 +189,9 @@ class _Loop:
         step = self._state.step
         if step >= self._settings.total_steps:
             return True
-        return self._compute_epoch(step) // every_epochs > (
-            self._compute_epoch(step - 1) // every_epochs
-        )
+        # In exact arithmetic: as floats, 0.3 // 0.1 is 2.
+        clips = Fraction(str(every_epochs)) * self._settings.num_videos
+        return step * self._clips_per_step // clips > (step - 1) * self._clips_per_step // clips
 
     def _compute_epoch(self, step: int) -> float:
         return step * self._clips_per_step / self._settings.num_videos

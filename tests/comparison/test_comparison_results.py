@@ -172,7 +172,7 @@ def test_another_configuration_in_the_run_folder_names_the_first_differing_key(
     write_run(run)
     check_same_config(run.folder, run.config)
     other = make_runs(make_comparison("base.training.epochs=20", "base.training.momentum=0.5"))[0]
-    message = r"training\.epochs 10\.0, and the comparison plans 20\.0"
+    message = r"training\.epochs 10\.0, and now it is 20\.0"
     with pytest.raises(OutputError, match=message):
         check_same_config(other.folder, other.config)
 

@@ -109,7 +109,7 @@ def test_a_run_folder_of_another_run_is_refused_before_anything_starts(
     first, second = runs = make_runs(config)
     changed = make_comparison("base.training.epochs=20", "grid.normalizers=[group]")
     write_run(make_runs(changed)[1])
-    with pytest.raises(OutputError, match=r"training\.epochs 20\.0, and the comparison plans 10"):
+    with pytest.raises(OutputError, match=r"training\.epochs 20\.0, and now it is 10"):
         run_comparison(config, runs, make_command("finish"), ONE_SLOT, console)
     assert read_starts(first) == read_starts(second) == []
 

@@ -19,7 +19,7 @@ TWO_VIEWS = Protocol(name="two", num_clips=2, crop="full", description="for test
 
 @dataclass(frozen=True)
 class Video:
-    views_VCTHW: Tensor  # noqa: N815
+    views_VCTHW: Tensor
     label: int
     video_id: str
     position: int

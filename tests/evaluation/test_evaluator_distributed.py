@@ -29,7 +29,7 @@ PROTOCOL = Protocol(name="three", num_clips=3, crop="full", description="for tes
 
 @dataclass(frozen=True)
 class Video:
-    views_VCTHW: Tensor  # noqa: N815
+    views_VCTHW: Tensor
     label: int
     video_id: str
     position: int

@@ -55,8 +55,8 @@ DESCRIPTION = ModelDescription(
 
 @dataclass
 class TinyBatch:
-    clips_NCTHW: Tensor  # noqa: N815
-    labels_N: Tensor  # noqa: N815
+    clips_NCTHW: Tensor
+    labels_N: Tensor
 
 
 def make_tiny_model(normalizer: str, *, dropout_rate: float = 0.5, width: int = 4) -> nn.Module:

@@ -63,7 +63,7 @@ class Panel:
     Attributes:
         title: Above the plot.
         description: What it shows, for readers who do not see it.
-        figure: `data` and `layout` of plotly.js. A colour is "@" and its name in report.js, which
+        figure: `data` and `layout` of plotly.js. A colour is "@" and its name in page.js, which
             knows the light and the dark one.
     """
 

@@ -1,7 +1,7 @@
 """Decides how the plots look: what is drawn for which numbers, in colours that everybody can tell.
 
 Figures are plain dictionaries for plotly.js; colour names starting with "@" are resolved in
-report.js. The colours are those of Okabe and Ito, "Color Universal Design", 2008; marker and dash
+page.js. The colours are those of Okabe and Ito, "Color Universal Design", 2008; marker and dash
 tell normalizers apart without them.
 """
 

@@ -50,8 +50,8 @@ def make_cost_section(analysis: Analysis) -> Section:
     )
     note = Paragraph(
         "Runs that went on side by side shared their machine: these speeds say what this comparison"
-        " cost. `bench` measures normalizers alone. Memory is that of tensors on a GPU, and of the"
-        " whole process on the CPU."
+        " cost and do not measure the normalizer alone. Memory is that of tensors on a GPU, and of"
+        " the whole process on the CPU."
     )
     return Section("Speed and memory", [table, note])
 

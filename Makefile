@@ -1,0 +1,62 @@
+# Each target sets up all that it needs in .venv, on a machine with Python 3.11 to 3.13 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+STAMP := .venv/.installed
+WORK := work
+SAMPLE := $(WORK)/sample
+PREPARED := $(WORK)/prepared
+
+.PHONY: help install quickstart test test-slow test-cuda check bench lock
+
+help:
+	@echo "quickstart  make sample videos, prepare them, compare BatchNorm and GroupNorm, write a report"
+	@echo "test        run the tests"
+	@echo "check       format, lint, types and tests: the one command before a commit"
+	@echo "test-slow   the tests that take minutes"
+	@echo "test-cuda   the tests that need a GPU; they fail without one"
+	@echo "bench       the benchmarks, side by side with the peers"
+	@echo "lock        renew requirements.lock"
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.5"
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+quickstart: $(STAMP) $(SAMPLE)/annotations/test.csv
+	$(BIN)/python data_tools/preprocess_kinetics.py --videos $(SAMPLE)/videos --short-side 40 \
+		--annotations $(SAMPLE)/annotations/train.csv --annotations $(SAMPLE)/annotations/val.csv \
+		--annotations $(SAMPLE)/annotations/test.csv --output $(PREPARED)
+	$(BIN)/python launch.py compare configs/comparisons/quickstart.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+test-cuda: $(STAMP)
+	$(BIN)/python -m pytest -m cuda
+
+check: $(STAMP)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(MAKE) test
+
+$(SAMPLE)/annotations/test.csv: $(STAMP)
+	$(BIN)/python data_tools/make_sample_kinetics.py --output $(SAMPLE)
+
+bench: $(STAMP) $(SAMPLE)/annotations/test.csv
+	$(BIN)/python benchmarks/decoders.py $(SAMPLE)/videos
+
+# uv itself is in no lock: it only makes and installs one.
+lock:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.5"
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+		--extra dev --extra torchcodec pyproject.toml --output-file requirements.lock
