@@ -24,8 +24,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from gnvideo.atomic_file import open_atomic
 from gnvideo.data.annotations import Annotation
-from gnvideo.data.atomic_file import open_atomic
 from gnvideo.data.drifting_textures import CLASS_NAMES, draw_video
 from gnvideo.data.encoding import EncodingSettings, encode_video
 from gnvideo.data.process_pool import run_in_processes
@@ -89,7 +89,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, required=True, help="a folder; made if missing")
     parser.add_argument("--train", type=int, default=100, help="training videos of each class")
-    parser.add_argument("--val", type=int, default=40, help="validation videos of each class")
+    parser.add_argument("--val", type=int, default=30, help="validation videos of each class")
     parser.add_argument("--test", type=int, default=4, help="unlabelled test videos of each class")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gnvideo.atomic_file import write_text_atomic
 from gnvideo.build import (
     RunData,
     build_device_name,
@@ -25,7 +26,6 @@ from gnvideo.commands.environment import describe_environment
 from gnvideo.commands.evaluation import Evaluator, format_metrics
 from gnvideo.comparison.run_folder import check_same_config, read_evaluation, read_status
 from gnvideo.config import RunConfig, dump_config
-from gnvideo.data.atomic_file import write_text_atomic
 from gnvideo.evaluation import get_protocol
 from gnvideo.layers import NORMALIZERS, compute_precise_statistics, describe_normalizers
 from gnvideo.models import VideoClassifier

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gnvideo.atomic_file import write_text_atomic
 from gnvideo.comparison.plan import VARIED_KEYS, PlannedRun, make_runs
 from gnvideo.comparison.run_folder import (
     flatten,
@@ -19,7 +20,6 @@ from gnvideo.comparison.run_folder import (
     read_json,
     read_status,
 )
-from gnvideo.comparison.text_file import write_text
 from gnvideo.config import ComparisonConfig, RunConfig, load_config
 from gnvideo.errors import InputFileError
 
@@ -164,7 +164,7 @@ def save_results(results: ComparisonResults) -> None:
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_make_row(run) for run in results.runs)
-    write_text(results.folder / "results.csv", text.getvalue())
+    write_text_atomic(results.folder / "results.csv", text.getvalue())
     everything = {
         "config": results.config.model_dump(mode="json"),
         "config_differences": results.find_config_differences(),
@@ -174,7 +174,7 @@ def save_results(results: ComparisonResults) -> None:
             for run in results.runs
         ],
     }
-    write_text(results.folder / "results.json", json.dumps(everything, indent=2) + "\n")
+    write_text_atomic(results.folder / "results.json", json.dumps(everything, indent=2) + "\n")
 
 
 def _read_run(run: PlannedRun) -> RunResult:

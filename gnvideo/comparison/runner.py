@@ -20,11 +20,11 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from gnvideo.atomic_file import write_text_atomic
 from gnvideo.comparison.folder_lock import FolderLock
 from gnvideo.comparison.plan import PlannedRun
 from gnvideo.comparison.progress import RunObserver, make_observer
 from gnvideo.comparison.run_folder import STATUS_FILE, check_same_config, read_status
-from gnvideo.comparison.text_file import write_text
 from gnvideo.config import ComparisonConfig, dump_config
 from gnvideo.errors import InterruptedRunsError, WorkFailedError
 
@@ -93,7 +93,7 @@ def run_comparison(
     with FolderLock(config.output) as lock, _StopSignals() as stop_signals:
         for run in runs:
             check_same_config(run.folder, run.config)
-        write_text(config.output / "config.yaml", dump_config(config))
+        write_text_atomic(config.output / "config.yaml", dump_config(config))
         statuses = {run.name: read_status(run.folder, run.config) for run in runs}
         done = {name for name, status in statuses.items() if status == "finished"}
         waiting = [run for run in runs if run.name not in done]
@@ -164,7 +164,7 @@ def _start(
     (run.folder / STATUS_FILE).unlink(missing_ok=True)
     config_path = run.folder / "config.yaml"
     if not config_path.exists():
-        write_text(config_path, dump_config(run.config))
+        write_text_atomic(config_path, dump_config(run.config))
     with (run.folder / "output.txt").open("ab") as output:
         try:
             return subprocess.Popen(
@@ -199,7 +199,7 @@ def _conclude(run: PlannedRun, exit_code: int) -> str:
         # Not the reason in the log, which may be that of an earlier attempt.
         reason = last_line or f"exit code {exit_code}, without a message"
     status = f"failed: {' '.join(reason.split())}"
-    write_text(run.folder / STATUS_FILE, status + "\n")
+    write_text_atomic(run.folder / STATUS_FILE, status + "\n")
     return status
 
 
@@ -235,7 +235,7 @@ def _stop(children: Sequence[_Child], stop_signals: _StopSignals, console: Conso
             os.killpg(child.process.pid, signal.SIGKILL)
         child.process.wait()
         if read_status(child.run.folder, child.run.config) != "finished":
-            write_text(child.run.folder / STATUS_FILE, "interrupted\n")
+            write_text_atomic(child.run.folder / STATUS_FILE, "interrupted\n")
 
 
 class _StopSignals:

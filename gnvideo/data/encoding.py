@@ -24,7 +24,7 @@ from av.container import OutputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from gnvideo.data.atomic_file import open_atomic
+from gnvideo.atomic_file import open_atomic
 from gnvideo.errors import SaveFailedError
 
 COLOR_RANGE_MPEG = 1

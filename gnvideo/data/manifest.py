@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import gnvideo
-from gnvideo.data.atomic_file import open_atomic, write_text_atomic
+from gnvideo.atomic_file import open_atomic, write_text_atomic
 from gnvideo.errors import ClassListError, ManifestError
 
 SPLITS = ("train", "val", "test")

@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gnvideo.atomic_file import write_text_atomic
 from gnvideo.data.annotations import make_clip_id
-from gnvideo.data.atomic_file import write_text_atomic
 from gnvideo.data.encoding import DEFAULT_SETTINGS, EncodedVideo, EncodingSettings
 from gnvideo.data.manifest import (
     MANIFEST_NAME,

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from gnvideo.data.atomic_file import make_write_error, remove_partial_files, write_text_atomic
+from gnvideo.atomic_file import make_write_error, remove_partial_files, write_text_atomic
 from gnvideo.data.manifest import ManifestRow
 from gnvideo.data.preparation_plan import ClipJob
 from gnvideo.errors import OutputError

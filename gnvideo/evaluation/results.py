@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from gnvideo.errors import OutputError, SaveFailedError
+from gnvideo.atomic_file import open_atomic
 from gnvideo.evaluation.metrics import (
     TOP_K,
     UNLABELLED,
@@ -128,29 +126,10 @@ def _format_predictions(result: EvaluationResult) -> str:
 
 
 def _replace_files(contents: Mapping[Path, str]) -> None:
-    """Writes every text to a temporary file beside its path, flushes it, then renames them all."""
-    partials = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in contents}
-    path = next(iter(contents))
-    try:
+    """Writes every text beside its path and only then gives each its name."""
+    with ExitStack() as stack:
         for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partials[path].open("w", encoding="utf-8", newline="") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, partial in partials.items():
-            partial.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise SaveFailedError(
-                f"writing {path} failed: {reason}; free some space and evaluate again"
-            ) from error
-        raise OutputError(
-            f"cannot write {path}: {reason}; choose an output folder that you may write"
-        ) from error
-    finally:
-        # Best effort: where writing was refused there is nothing to remove.
-        for partial in partials.values():
-            with suppress(OSError):
-                partial.unlink()
+            file = stack.enter_context(open_atomic(path))
+            file.write(content.encode())
+            # A full disk shows now, before any file has its name.
+            file.flush()

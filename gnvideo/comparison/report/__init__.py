@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from gnvideo.atomic_file import write_text_atomic
 from gnvideo.comparison.analysis import Analysis, Series, display_name
 from gnvideo.comparison.report.accuracy import (
     NO_VALUE,
@@ -18,7 +19,6 @@ from gnvideo.comparison.report.content import make_report
 from gnvideo.comparison.report.markdown import render_markdown
 from gnvideo.comparison.report.page import render_page
 from gnvideo.comparison.results import ComparisonResults
-from gnvideo.comparison.text_file import write_text
 
 __all__ = ["print_summary_table", "write_report"]
 
@@ -31,8 +31,8 @@ def write_report(results: ComparisonResults) -> Path:
     """
     report = make_report(results)
     page_path = _get_page_path(results)
-    write_text(page_path, render_page(report))
-    write_text(page_path.with_name("report.md"), render_markdown(report))
+    write_text_atomic(page_path, render_page(report))
+    write_text_atomic(page_path.with_name("report.md"), render_markdown(report))
     return page_path
 
 
