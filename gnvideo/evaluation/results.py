@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -133,3 +134,4 @@ def _replace_files(contents: Mapping[Path, str]) -> None:
             file.write(content.encode())
             # A full disk shows now, before any file has its name.
             file.flush()
+            os.fsync(file.fileno())
