@@ -166,11 +166,13 @@ def _block_interrupts() -> Generator[None]:
 
 
 def _start_worker() -> None:
+    # A worker still starting when its parent was killed must not take one of the jobs in the pipe.
+    _die_with_parent(timeout_seconds=0)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(timeout_seconds: float | None = None) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
+    if multiprocessing.connection.wait([parent.sentinel], timeout_seconds):
+        os._exit(1)

@@ -3,7 +3,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +52,30 @@ def test_closing_early_ends_the_processes() -> None:
     results = run_in_processes(double, range(1000), 1)
     next(iter(results))
     results.close()
+
+
+def test_a_worker_that_starts_after_its_parents_death_takes_no_job(tmp_path: Path) -> None:
+    script = tmp_path / "start.py"
+    script.write_text(
+        """
+import multiprocessing, multiprocessing.connection, os, threading
+from gnvideo.data.process_pool import _start_worker
+
+def start_late():
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    print("starts", flush=True)
+    # As if the thread that ends the process got its turn late.
+    threading.Thread.start = lambda thread: None
+    _start_worker()
+    print("takes a job", flush=True)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=start_late).start()
+    os._exit(0)
+"""
+    )
+    # Ends when the last process with this output has ended.
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "starts\n"
