@@ -23,7 +23,8 @@ install: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.5"
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	# Compiled once here: with PYTHONDONTWRITEBYTECODE set, each process would compile torch again.
+	$(UV) pip sync --quiet --python $(BIN)/python --compile-bytecode --require-hashes requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

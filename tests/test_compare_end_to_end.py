@@ -91,3 +91,14 @@ def test_a_comparison_whose_runs_fail_says_so_and_still_reports(
     with (folder / "results.csv").open(newline="") as file:
         assert [row["status"] for row in csv.DictReader(file)] == [reason] * 2
     assert reason in (folder / "report" / "index.html").read_text()
+
+
+def test_unprepared_data_are_refused_before_any_run_starts(
+    tiny_run_config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, path = tmp_path / "comparison", tmp_path / "comparison.yaml"
+    base = {**tiny_run_config, "data": {**tiny_run_config["data"], "root": str(tmp_path / "none")}}
+    path.write_text(yaml.safe_dump({"output": str(folder), "base": base}))
+    assert main(["compare", str(path)]) == 2
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert not folder.exists()

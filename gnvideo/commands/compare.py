@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnvideo.build import check_normalizer
+from gnvideo.build import build_run_data, check_normalizer
 from gnvideo.comparison import (
     ComparisonResults,
     PlannedRun,
@@ -39,6 +39,8 @@ def run_compare(path: Path, overrides: Sequence[str]) -> None:
         runs[0].config.evaluation.monitor_protocol,
     ):
         get_protocol(protocol)
+    # What would fail every run alike fails here, before any of them starts.
+    build_run_data(runs[0].config.data)
     slots = make_slots(len(runs), config.parallel_runs, _find_gpus(runs[0]), _count_cores())
     statuses = run_comparison(config, runs, _make_command, slots)
     _report(read_results(config.output))
