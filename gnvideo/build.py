@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 
 from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig, make_config
+from gnvideo.data.class_list import read_classes
 from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips
 from gnvideo.data.loader import TrainLoader, ViewLoader
-from gnvideo.data.manifest import VideoIndex, load_video_index, read_classes
 from gnvideo.data.transforms import TestTransform, TrainTransform, normalize_clips
+from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.errors import ConfigError, ManifestError, ModelError
 from gnvideo.evaluation import Protocol
 from gnvideo.layers import NORMALIZERS, normalizer_factory

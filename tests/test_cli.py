@@ -21,7 +21,8 @@ import yaml
 import gnvideo
 from gnvideo.cli import main
 from gnvideo.config import RunConfig, load_config
-from gnvideo.data.manifest import ManifestRow, read_classes, read_manifest
+from gnvideo.data.class_list import read_classes
+from gnvideo.data.manifest import ManifestRow, read_manifest
 from gnvideo.errors import InputFileError
 from gnvideo.training.checkpoint import find_last_checkpoint, load_weights
 from gnvideo.training.run_log import read_log

@@ -11,7 +11,8 @@ import torch
 
 from gnvideo.build import build_prepare, build_view_loader
 from gnvideo.config import RunConfig
-from gnvideo.data.manifest import VideoIndex, read_coverage
+from gnvideo.data.coverage import read_coverage
+from gnvideo.data.video_index import VideoIndex
 from gnvideo.evaluation import EvaluationResult, evaluate, get_protocol, save_evaluation
 from gnvideo.evaluation.results import Statistics
 from gnvideo.models import VideoClassifier

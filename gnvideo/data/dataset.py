@@ -21,7 +21,7 @@ import torch
 
 from gnvideo.data.clip_sampling import sample_train_clip
 from gnvideo.data.decoding import VideoDecoder, make_decoder
-from gnvideo.data.manifest import VideoIndex
+from gnvideo.data.video_index import VideoIndex
 
 
 class ClipTransform(Protocol):

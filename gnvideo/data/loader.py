@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gnvideo.data.dataset import ClipBatch, ClipTransform, TrainClips
 from gnvideo.data.decoding import VideoDecoder, make_decoder
-from gnvideo.data.manifest import VideoIndex
+from gnvideo.data.video_index import VideoIndex
 from gnvideo.errors import GnvideoError
 
 _Request = TypeVar("_Request")

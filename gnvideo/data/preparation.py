@@ -19,14 +19,14 @@ from typing import Any
 
 from gnvideo.atomic_file import write_text_atomic
 from gnvideo.data.annotations import make_clip_id
+from gnvideo.data.class_list import write_classes
+from gnvideo.data.coverage import write_coverage
 from gnvideo.data.encoding import DEFAULT_SETTINGS, EncodedVideo, EncodingSettings
 from gnvideo.data.manifest import (
     MANIFEST_NAME,
     ManifestRow,
     make_failed_row,
     read_manifest,
-    write_classes,
-    write_coverage,
     write_manifest,
 )
 from gnvideo.data.preparation_log import PreparationLog, open_preparation_log

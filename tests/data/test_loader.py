@@ -19,8 +19,9 @@ from gnvideo.data.dataset import (
 )
 from gnvideo.data.decoding import make_decoder
 from gnvideo.data.loader import TrainLoader, ViewLoader
-from gnvideo.data.manifest import ManifestRow, VideoIndex, load_video_index, write_manifest
+from gnvideo.data.manifest import ManifestRow, write_manifest
 from gnvideo.data.transforms import TestTransform, TrainTransform
+from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.errors import VideoError
 
 LENGTHS = (9, 5, 14, 8, 11)

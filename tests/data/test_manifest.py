@@ -14,17 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnvideo.data.manifest import (
-    ManifestRow,
-    load_video_index,
-    make_failed_row,
-    read_classes,
-    read_coverage,
-    read_manifest,
-    write_classes,
-    write_coverage,
-    write_manifest,
-)
+from gnvideo.data.class_list import read_classes, write_classes
+from gnvideo.data.coverage import read_coverage, write_coverage
+from gnvideo.data.manifest import ManifestRow, make_failed_row, read_manifest, write_manifest
+from gnvideo.data.video_index import load_video_index
 from gnvideo.errors import ClassListError, ManifestError
 
 

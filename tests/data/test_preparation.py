@@ -15,14 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gnvideo.data.class_list import read_classes
+from gnvideo.data.coverage import read_coverage
 from gnvideo.data.encoding import encode_video
-from gnvideo.data.manifest import (
-    load_video_index,
-    read_classes,
-    read_coverage,
-    read_manifest,
-)
+from gnvideo.data.manifest import read_manifest
 from gnvideo.data.preparation_log import open_preparation_log
+from gnvideo.data.video_index import load_video_index
 from gnvideo.errors import OutputError
 
 SCRIPT = Path(__file__).parents[2] / "data_tools" / "preprocess_kinetics.py"

@@ -22,10 +22,12 @@ from gnvideo.build import (
 )
 from gnvideo.comparison import make_runs
 from gnvideo.config import ComparisonConfig, RunConfig, load_config
+from gnvideo.data.class_list import read_classes
+from gnvideo.data.coverage import read_coverage
 from gnvideo.data.decoding import VideoMetadata
 from gnvideo.data.decoding_pyav import PyavDecoder
 from gnvideo.data.drifting_textures import CLASS_NAMES, DRIFT_DEGREES, draw_video
-from gnvideo.data.manifest import read_classes, read_coverage, read_manifest
+from gnvideo.data.manifest import read_manifest
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "comparisons" / "quickstart.yaml"
 NUM_BROKEN = 4
