@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from gnvideo.data.annotations import Annotation, make_clip_id, parse_clip_id, parse_split
-from gnvideo.data.preparation_plan import ClipJob, Source
+from gnvideo.data.preparation_plan import ClipJob, Source, get_stem
 from gnvideo.errors import InputFileError
 
 _MAX_SECONDS_OFF = 1
@@ -48,33 +48,36 @@ def plan_annotated_clips(annotations: Sequence[Annotation], files: Sequence[str]
     Raises:
         InputFileError: not one file is named after a clip.
     """
-    clip_of_id = {annotation.clip_id: annotation for annotation in annotations}
+    clip_ids = [annotation.clip_id for annotation in annotations]
+    clip_of_id = dict(zip(clip_ids, annotations, strict=True))
     names = clip_of_id.keys() | {annotation.youtube_id for annotation in annotations}
     files_of_name: defaultdict[str, list[str]] = defaultdict(list)
     others_of_video: defaultdict[str, list[tuple[_Times, str]]] = defaultdict(list)
     for file in files:
-        stem = PurePosixPath(file).stem
+        stem = get_stem(file)
         clip = parse_clip_id(stem)
-        own_names = {stem, make_clip_id(*clip)} if clip else {stem}
-        if own_names & names:
-            for name in own_names:
-                files_of_name[name].append(file)
+        name = make_clip_id(*clip) if clip else stem
+        if name in names or stem in names:
+            files_of_name[name].append(file)
+            if stem != name:
+                files_of_name[stem].append(file)
         elif clip:
             others_of_video[clip[0]].append((clip[1:], file))
     files_of_shifted = _find_shifted(clip_of_id, files_of_name, others_of_video)
 
     jobs: list[ClipJob] = []
     num_replaced = num_shifted = 0
-    for annotation in annotations:
-        clips = files_of_name.get(annotation.clip_id, [])
+    for clip_id, annotation in zip(clip_ids, annotations, strict=True):
+        clips = files_of_name.get(clip_id, [])
         videos = files_of_name.get(annotation.youtube_id, [])
-        shifted = files_of_shifted.get(annotation.clip_id, [])
+        shifted = files_of_shifted.get(clip_id, [])
         num_shifted += bool(shifted)
-        num_replaced += len({_is_replacement(file) for file in clips}) == 2
+        num_replaced += len(clips) > 1 and len({_is_replacement(file) for file in clips}) == 2
         sources = [
             Source(file, is_clip)
             for is_clip, candidates in ((True, clips), (False, videos), (True, shifted))
-            for file in sorted(candidates, key=lambda file: _rank(file, annotation.split))
+            if candidates
+            for file in _sort_files(candidates, annotation.split)
         ]
         jobs.append(
             ClipJob(
@@ -119,9 +122,14 @@ def _find_shifted(
     return {clip_id: files for clip_id, files in sole.items() if files}
 
 
-def _rank(file: str, split: str) -> tuple[bool, bool, str]:
-    is_of_split = any(parse_split(part) == split for part in PurePosixPath(file).parts[:-1])
-    return not _is_replacement(file), not is_of_split, file
+def _sort_files(files: Sequence[str], split: str) -> Sequence[str]:
+    """Returns `files` in the order in which they are to be tried."""
+
+    def rank(file: str) -> tuple[bool, bool, str]:
+        is_of_split = any(parse_split(part) == split for part in PurePosixPath(file).parts[:-1])
+        return not _is_replacement(file), not is_of_split, file
+
+    return sorted(files, key=rank) if len(files) > 1 else files
 
 
 def _is_replacement(file: str) -> bool:

@@ -10,12 +10,12 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gnvideo.atomic_file import write_text_atomic
 from gnvideo.data.annotations import make_clip_id, parse_clip_id
-from gnvideo.data.preparation_plan import ClipJob
+from gnvideo.data.preparation_plan import ClipJob, get_stem
 
 DIFFERENCES_NAME = "differences.csv"
 
@@ -49,7 +49,7 @@ def find_differences(
     unused = [file for file in files if file not in used]
     files_of_video: defaultdict[str, list[str]] = defaultdict(list)
     for file in unused:
-        clip = parse_clip_id(PurePosixPath(file).stem)
+        clip = parse_clip_id(get_stem(file))
         if clip:
             files_of_video[clip[0]].append(file)
     clips_of_video: defaultdict[str, list[str]] = defaultdict(list)
@@ -65,7 +65,7 @@ def find_differences(
             Difference("list", job.planned_id, job.split, job.label or "", path, reason)
         )
     for file in unused:
-        stem = PurePosixPath(file).stem
+        stem = get_stem(file)
         clip = parse_clip_id(stem)
         others = clips_of_video.get(clip[0]) if clip else None
         reason = f"rows of this id have other times: {_join(others)}" if others else "no row"

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from gnvideo.data.annotations import ListedVideo, parse_clip_id, parse_split
 from gnvideo.data.class_list import group_by_spelling, match_class_names
-from gnvideo.data.preparation_plan import ClipJob, Source, encode_name, make_short_hash
+from gnvideo.data.preparation_plan import ClipJob, Source, encode_name, get_stem, make_short_hash
 from gnvideo.errors import InputFileError, OutputError
 
 
@@ -128,7 +128,7 @@ def plan_listed_videos(
 
 def _make_jobs(videos: Sequence[_OwnVideo]) -> list[ClipJob]:
     stems = [
-        PurePosixPath(video.path).stem if video.num_frames is None else Path(video.path).name
+        get_stem(video.path) if video.num_frames is None else PurePosixPath(video.path).name
         for video in videos
     ]
     clips = [parse_clip_id(stem) for stem in stems]
