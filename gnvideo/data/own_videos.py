@@ -105,8 +105,10 @@ def plan_listed_videos(
     known = set(files)
     prepared = output.resolve() / "videos"
     placed: list[_OwnVideo] = []
+    root = PurePosixPath(folder.absolute().as_posix())
     for row in rows:
-        path = _make_relative(row.path, folder)
+        # Most are known as they stand; pathlib is slow for hundreds of thousands.
+        path = row.path if row.path in known else _make_relative(row.path, root)
         is_there = row.num_frames is None and path in known
         if not is_there:
             # Hidden, outside of the folder, or a folder of images.
@@ -160,10 +162,9 @@ def _is_there(place: Path, *, is_folder: bool) -> bool:
         return False
 
 
-def _make_relative(path: str, folder: Path) -> str:
-    """Returns `path`, relative to `folder` where it lies in it."""
+def _make_relative(path: str, root: PurePosixPath) -> str:
+    """Returns `path`, relative to `root` where it is absolute and lies in it."""
     plain = PurePosixPath(path)
-    root = PurePosixPath(folder.absolute().as_posix())
     if plain.is_absolute() and ".." not in plain.parts and plain.is_relative_to(root):
         plain = plain.relative_to(root)
     return plain.as_posix()
