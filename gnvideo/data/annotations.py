@@ -111,8 +111,10 @@ def make_annotation(
     Raises:
         AnnotationError: a value is not allowed; the message lacks the place, which the caller adds.
     """
-    if not youtube_id or "\0" in youtube_id:
-        raise AnnotationError(f"the youtube_id is {youtube_id!r}; it must not be empty")
+    if not youtube_id or not youtube_id.isprintable():
+        raise AnnotationError(
+            f"the youtube_id is {youtube_id!r}; it must be one line of printable text"
+        )
     start_seconds = _parse_seconds("time_start", start)
     end_seconds = _parse_seconds("time_end", end)
     if end_seconds <= start_seconds:
@@ -147,7 +149,7 @@ def clean_value(text: str) -> str:
 def _parse_seconds(column: str, value: str | float) -> int:
     try:
         seconds = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         seconds = math.nan
     # Six digits of seconds are what a clip's name holds.
     if not 0 <= seconds < 1_000_000:

@@ -41,7 +41,8 @@ _REQUIRED = ("youtube_id", "time_start", "time_end")
 
 def is_csv_header(line: str) -> bool:
     """Returns whether `line` names a column that only Kinetics' CSV files have."""
-    return any(_find_field(name) in _REQUIRED for name in next(csv.reader([line]), []))
+    # A header is short; a long line may be more than the CSV reader takes.
+    return any(_find_field(name) in _REQUIRED for name in next(csv.reader([line[:1000]]), []))
 
 
 def read_csv(

@@ -39,7 +39,7 @@ def read_json(path: Path, text: str) -> Iterator[tuple[int, Annotation]]:
     """
     try:
         data = json.loads(text, object_pairs_hook=_make_object)
-    except (json.JSONDecodeError, AnnotationError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path} is not a JSON file of annotations: {error}") from None
     is_3d_resnets = isinstance(data.get("database"), dict)
     entries = cast("dict[str, Any]", data["database"] if is_3d_resnets else data)

@@ -155,7 +155,7 @@ def _parse_video_line(match: re.Match[str]) -> tuple[str, None, str]:
     elif separator == " ":
         # Names may contain spaces; two numbers are not a name.
         words = label.split()
-        labels = words if all(map(str.isdecimal, words)) else [label]
+        labels = words if all(map(_is_number, words)) else [label]
     else:
         labels = label.split(separator)
     if len(labels) > 1:
@@ -171,7 +171,7 @@ def _parse_frames_line(line: str) -> tuple[str, int, str] | None:
     for separator in _SEPARATORS:
         # Only a space stands in so many folders' names that a path has to keep it.
         parts = line.rsplit(separator, 2) if separator == " " else line.split(separator)
-        if len(parts) == 3 and parts[1].strip().isdecimal() and all(map(str.strip, parts)):
+        if len(parts) == 3 and _is_number(parts[1].strip()) and all(map(str.strip, parts)):
             fits.append((separator, parts))
     if len(fits) > 1:
         names = " and at ".join(_NAME_OF_SEPARATOR[separator] for separator, _ in fits)
@@ -204,13 +204,13 @@ def _read_labels(
     for line in lines:
         if line.label is not None:
             first_lines.setdefault(line.label, line)
-    numbers = [label for label in first_lines if label.isdecimal()]
+    numbers = [label for label in first_lines if _is_number(label)]
     if not numbers:
         return {label: label for label in first_lines}
     number = first_lines[numbers[0]]
     place = f"{path}, line {number.number}"
     if len(numbers) < len(first_lines):
-        name = next(line for label, line in first_lines.items() if not label.isdecimal())
+        name = next(line for label, line in first_lines.items() if not _is_number(label))
         raise AnnotationError(
             f"{place}: the label is the number {number.label}, but in line {name.number} the name"
             f" {name.label!r}; write all as numbers or all as names"
@@ -228,6 +228,10 @@ def _read_labels(
                 " with --classes"
             )
     return {text: classes[int(text)] for text in numbers}
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10
 
 
 def _name_kind(line: ListLine) -> str:

@@ -94,7 +94,7 @@ def choose_classes(
         if earlier != sort_classes(earlier_labels):
             given, source = earlier, f"{root / CLASSES_NAME}, which an earlier run was given"
     if given is None:
-        group_by_spelling(derived, "the annotations")
+        group_by_spelling(derived, "the labels", "or name both in a list with --classes")
         return derived
     known = set(given)
     unknown = [label for label in derived if label not in known]
@@ -210,8 +210,15 @@ def match_model_classes(
     )
 
 
-def group_by_spelling(classes: Iterable[str], source: str) -> dict[str, str]:
+def group_by_spelling(
+    classes: Iterable[str], source: str, or_else: str | None = None
+) -> dict[str, str]:
     """Returns the class of each normalized name.
+
+    Args:
+        classes: Class names.
+        source: Where they come from, for messages.
+        or_else: What the user may do instead of renaming one of two that are the same.
 
     Raises:
         ClassListError: two of `classes` have one normalized name.
@@ -222,7 +229,7 @@ def group_by_spelling(classes: Iterable[str], source: str) -> dict[str, str]:
         if first != name:
             raise ClassListError(
                 f"the classes {first!r} and {name!r} of {source} differ only in spelling;"
-                " rename one of them"
+                f" rename one of them{f', {or_else}' if or_else else ''}"
             )
     return class_of_spelling
 

@@ -78,7 +78,7 @@ def plan_class_folders(
             placed.append(_OwnVideo(own_split, label, file))
     folders = {video.label for video in placed if video.label is not None}
     if classes is None:
-        group_by_spelling(sorted(folders), "the folders")
+        group_by_spelling(sorted(folders), "the folders", "or name both in a list with --classes")
         class_of_folder = {folder: folder for folder in folders}
     else:
         class_of_folder = match_class_names(folders, classes, "the given class list")

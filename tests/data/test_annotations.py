@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gnvideo.data.annotations import Annotation, ListedVideo, parse_clip_id
 from gnvideo.data.annotations_reading import AnnotationTable, read_annotation_files
+from gnvideo.data.exclusions import read_exclusions
 from gnvideo.errors import AnnotationError, InputFileError
 
 HEADER = "label,youtube_id,time_start,time_end,split"
@@ -124,6 +129,7 @@ def test_one_clip_with_two_labels_is_an_error_that_names_both_places(tmp_path: P
         pytest.param([HEADER, ",v,0,10,train"], "line 2.*no label.*test", id="train-without-label"),
         pytest.param([HEADER, "a,b,v,0,10,val"], "line 2: 6 values.*5 columns", id="extra-value"),
         pytest.param([HEADER, '"a\nb",v,0,10,val'], "line 3.*one line", id="label-of-two-lines"),
+        pytest.param([HEADER, 'a,"v\nw",0,10,val'], "line 3.*one line", id="id-of-two-lines"),
     ],
 )
 def test_a_wrong_file_is_an_error_with_its_line(
@@ -347,3 +353,30 @@ def test_clip_ids_are_cut_from_the_right() -> None:
     assert parse_clip_id("abcdefghijk") is None
     assert parse_clip_id("a_000010_000010") is None
     assert parse_clip_id("a_0000001_0000011") is None
+
+
+PIECES = st.sampled_from(
+    [
+        *('"', "{", "}", "[", ":", ",", "::", " ", "\t", "\n", "\0", "\u2028", "é", "..", "/"),
+        *(HEADER, "youtube_id", "a.mp4", "a b.avi", "12", "9" * 5000, "label", "train", "nan"),
+        *('{"a": {"annotations": {"label": "x", "segment": [1, 11]}, "subset": "train"}}', "1e999"),
+    ]
+)
+
+
+# No deadline: every example waits for the disk.
+@settings(max_examples=300, deadline=None)
+@given(text=st.lists(PIECES).map("".join) | st.text(), classes=st.none() | st.just(CLASSES))
+def test_any_text_is_read_or_refused_in_one_line(
+    text: str, classes: tuple[str, ...] | None
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.csv"
+        path.write_text(text, encoding="utf-8", errors="replace", newline="")
+        for read_file in (partial(read_annotation_files, classes=classes), read_exclusions):
+            message = ""
+            try:
+                read_file([path])
+            except (AnnotationError, InputFileError) as error:
+                message = str(error)
+            assert "\n" not in message
