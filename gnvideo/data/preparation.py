@@ -19,7 +19,7 @@ from typing import Any
 
 from gnvideo.atomic_file import write_text_atomic
 from gnvideo.data.annotations import make_clip_id
-from gnvideo.data.class_list import write_classes
+from gnvideo.data.class_list import choose_classes, write_classes
 from gnvideo.data.coverage import write_coverage
 from gnvideo.data.encoding import DEFAULT_SETTINGS, EncodedVideo, EncodingSettings
 from gnvideo.data.manifest import (
@@ -98,6 +98,7 @@ def prepare_videos(
     settings: PreparationSettings,
     num_workers: int,
     on_progress: Callable[[int, int], None],
+    classes: Sequence[str] | None = None,
 ) -> PreparationResult:
     """Prepares all `jobs` into the data root `output` and returns what it then holds.
 
@@ -112,8 +113,10 @@ def prepare_videos(
         settings: How to prepare.
         num_workers: Processes.
         on_progress: Called with (clips done, clips to do) at the start and after every clip.
+        classes: The class list, which must have every label; None: see `choose_classes`.
 
     Raises:
+        ClassListError: a label is not in a given list, or two labels differ only in spelling.
         OutputError: `output` cannot be written, holds the sources as its own prepared videos, or is
             being written by another run.
         SaveFailedError: the disk is full.
@@ -124,10 +127,16 @@ def prepare_videos(
     with open_preparation_log(output, videos, settings=asdict(settings)) as log:
         old_rows = read_manifest(output) if (output / MANIFEST_NAME).exists() else []
         rows = [row for row in old_rows if row.split not in splits]
+        labels = {each.label for each in (*rows, *jobs) if each.label is not None}
+        earlier_labels = {row.label for row in old_rows if row.label is not None}
+        classes = choose_classes(output, labels, given=classes, earlier_labels=earlier_labels)
         quarantine = [entry for entry in _read_quarantine(output) if entry[1] not in splits]
         waiting: list[ClipJob] = []
         num_kept = 0
         for job in jobs:
+            if job.excluded is not None:
+                rows.append(_make_excluded_row(job, job.excluded))
+                continue
             row = log.find(job)
             if row is not None:
                 rows.append(row)
@@ -148,7 +157,7 @@ def prepare_videos(
             rows.append(row)
             source = str(videos / job.sources[0].path)
             quarantine.append([row.id, row.split, row.label or "", source, row.reason or ""])
-        write_classes(output, (row.label for row in rows if row.label is not None))
+        write_classes(output, classes)
         _write_quarantine(output, quarantine)
         coverage = write_coverage(output, rows)
         # Last: it is what says that the folder is complete.
@@ -166,12 +175,14 @@ def prepare_clip(
         SaveFailedError: writing failed half-way, for example because the disk is full.
     """
     reasons: list[str] = []
-    clip_id = _make_planned_id(job)
+    clip_id = job.planned_id
     for source in job.sources:
         file = videos / source.path
         try:
             start, end, clip_id = _find_window(job, source, file)
-            path = make_relative_path(job.split, job.label, clip_id)
+            path = make_relative_path(
+                job.split, job.label, clip_id, has_shared_name=job.has_shared_name
+            )
             video = transcode_video(
                 file,
                 output / path,
@@ -244,18 +255,17 @@ def _make_row(job: ClipJob, clip: PreparedClip) -> ManifestRow:
 def _make_unreadable_row(job: ClipJob, clip: UnreadableClip | None) -> ManifestRow:
     if clip is None:
         reason = f"{job.sources[0].path} crashes the decoder or exhausts the memory"
-        clip = UnreadableClip(_make_planned_id(job), reason)
+        clip = UnreadableClip(job.planned_id, reason)
     return make_failed_row(clip.clip_id, job.label, job.split, "unreadable", clip.reason)
 
 
 def _make_missing_row(job: ClipJob) -> ManifestRow:
     reason = "no file of this name"
-    return make_failed_row(_make_planned_id(job), job.label, job.split, "missing", reason)
+    return make_failed_row(job.planned_id, job.label, job.split, "missing", reason)
 
 
-def _make_planned_id(job: ClipJob) -> str:
-    """Returns the clip's id as far as it is known without opening its video."""
-    return make_clip_id(job.video_id, job.start_seconds, job.end_seconds or 0)
+def _make_excluded_row(job: ClipJob, reason: str) -> ManifestRow:
+    return make_failed_row(job.planned_id, job.label, job.split, "excluded", reason)
 
 
 def _count_leaked(rows: Iterable[ManifestRow]) -> int:
