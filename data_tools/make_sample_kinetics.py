@@ -28,6 +28,7 @@ from gnvideo.atomic_file import open_atomic
 from gnvideo.data.annotations import Annotation
 from gnvideo.data.drifting_textures import CLASS_NAMES, draw_video
 from gnvideo.data.encoding import EncodingSettings, encode_video
+from gnvideo.data.limited_process import JobFailure
 from gnvideo.data.process_pool import run_in_processes
 from gnvideo.errors import GnvideoError, WorkFailedError
 
@@ -63,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for video in _plan_split(split, number, count, options.seed)
         ]
         write = partial(_write_video, output=options.output)
-        for video, written in run_in_processes(write, videos, options.workers):
-            if not written:
-                raise WorkFailedError(f"the process that wrote {video.annotation.clip_id} died")
+        for video, result in run_in_processes(write, videos, options.workers):
+            if isinstance(result, JobFailure):
+                raise WorkFailedError(f"writing {video.annotation.clip_id} {result.reason}")
         for split in counts:
             rows = [video.annotation for video in videos if video.annotation.split == split]
             _write_annotations(options.output / "annotations" / f"{split}.csv", rows)
