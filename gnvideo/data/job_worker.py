@@ -21,6 +21,9 @@ from typing import Any
 
 from gnvideo.errors import WorkFailedError
 
+# FFmpeg allocates no more at once, so that a failed allocation means that the limit is exceeded.
+_LARGEST_PIECE_BYTES = 2**31
+
 
 class Answer(Enum):
     """What a worker says; each comes with one object: the result, the error, or None."""
@@ -90,24 +93,37 @@ def _run(function: Callable[[Any], Any], packed: bytes, memory_limit_bytes: int 
 
 @contextmanager
 def _limit_memory(limit_bytes: int | None) -> Generator[None]:
-    """Lets allocations fail, on Linux, that take more than `limit_bytes` beyond what is in use."""
+    """Raises MemoryError at the end, on Linux, if the block took more than the limit at a time.
+
+    Far beyond the limit allocations fail, before the parent, which looks now and then, can know.
+    They do not fail at the limit itself: FFmpeg takes a failed allocation for a broken picture,
+    so a video would lose a few pictures and pass.
+    """
     if limit_bytes is None or sys.platform != "linux":
         yield
         return
     import resource
 
+    before, peak_before = _read_status("VmRSS"), _read_status("VmHWM")
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    allowed = _read_data_bytes() + limit_bytes
+    ceiling = _read_status("VmData") + limit_bytes + _LARGEST_PIECE_BYTES
     for other in (soft, hard):
-        allowed = allowed if other == resource.RLIM_INFINITY else min(allowed, other)
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed, hard))
+        ceiling = ceiling if other == resource.RLIM_INFINITY else min(ceiling, other)
+    resource.setrlimit(resource.RLIMIT_DATA, (ceiling, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        peak = _read_status("VmHWM")
+        # A peak that is not new belongs to an earlier job, which kept to the limit.
+        if peak > peak_before and peak - before > limit_bytes:
+            raise MemoryError
 
 
-def _read_data_bytes() -> int:
-    # Sixth of the fields: data and stack, in pages, which is what RLIMIT_DATA bounds.
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+def _read_status(field: str) -> int:
+    """Returns what the kernel says about this process's memory, in bytes."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -41,8 +41,8 @@ class JobLimits:
 
     Attributes:
         timeout_seconds: From its start to its result.
-        memory_mib: Beyond what its process holds before. On Linux allocations beyond it fail, and
-            a process that takes memory in other ways is killed; other systems have no such limit.
+        memory_mib: Resident at a time, beyond what its process holds before. Only Linux tells;
+            other systems have no such limit.
     """
 
     timeout_seconds: float | None = None

@@ -18,8 +18,9 @@ from gnvideo.data.limited_process import (
 )
 from gnvideo.errors import WorkFailedError
 
-# How long an interrupt from the keyboard, or a limit that is exceeded, may go unnoticed.
-POLL_SECONDS = 0.2
+# How long an interrupt from the keyboard, or a limit that is exceeded, may go unnoticed: a process
+# can take some hundred MiB meanwhile.
+POLL_SECONDS = 0.05
 _MAX_FAILED_STARTS = 3
 
 Job = TypeVar("Job")

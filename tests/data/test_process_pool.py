@@ -47,13 +47,18 @@ def misbehave(how: str) -> str:
             os._exit(3)
         case "allocate":
             return str(len(bytearray(1024 * MIB)))
-        case "allocate in C":
+        case "allocate at once and let go":
+            # Before anybody else can have looked.
+            bytearray(400 * MIB)
+        case "allocate too much":
+            return str(len(bytearray(8192 * MIB)))
+        case "allocate too much in C":
             # As careless C code does: the pointer is not looked at before it is written to.
             allocate = ctypes.CDLL(None).malloc
             allocate.restype = ctypes.c_void_p
-            ctypes.memset(allocate(ctypes.c_size_t(1024 * MIB)) or 0, 1, 1024 * MIB)
+            ctypes.memset(allocate(ctypes.c_size_t(8192 * MIB)) or 0, 1, 1)
         case "share memory":
-            # No limit of the system is on such memory, which grows until something looks at it.
+            # No limit of the system is on such memory.
             shared = mmap.mmap(-1, 4096 * MIB)
             for start in range(0, len(shared), MIB):
                 shared[start : start + MIB] = bytes(MIB)
@@ -124,7 +129,9 @@ def test_no_work_starts_no_process() -> None:
         ("hang in C", "took longer than 0.5 s"),
         ("ignore signals", "took longer than 0.5 s"),
         ("allocate", "needed more than 200 MiB of memory"),
-        ("allocate in C", "crashed its process with SIGSEGV"),
+        ("allocate at once and let go", "needed more than 200 MiB of memory"),
+        ("allocate too much", "needed more than 200 MiB of memory"),
+        ("allocate too much in C", "crashed its process with SIGSEGV"),
         ("share memory", "needed more than 200 MiB of memory"),
     ],
 )
