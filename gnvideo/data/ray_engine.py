@@ -8,6 +8,7 @@ others. All nodes need gnvideo and see the same files under the same paths.
 from __future__ import annotations
 
 import importlib
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from gnvideo.data.interrupts import defer_interrupts
 from gnvideo.data.limited_process import (
@@ -210,6 +212,9 @@ class _Crew(Generic[Job, Result]):
             if self._num_failed_starts >= _MAX_LOST_ACTORS:
                 reason = str(error).strip().splitlines()[-1]
                 raise WorkFailedError(f"actors on the Ray cluster do not start: {reason}")
+        import sys
+
+        print("LOST", len(member.under_way), len(queue), file=sys.stderr)
         jobs = [job for _, job in member.under_way]
         if jobs:
             self._losses[jobs[0]] += 1
@@ -228,16 +233,26 @@ def _import_ray() -> Any:
         ) from error
 
 
+def _check_address(address: str) -> None:
+    """Raises OSError or ValueError where nothing listens, which Ray tries to reach for minutes."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname is None or parts.port is None:
+        raise ValueError("an address has the form HOST:PORT")
+    socket.create_connection((parts.hostname, parts.port), timeout=10).close()
+
+
 @contextmanager
 def _connect(ray: Any, address: str) -> Generator[None]:
     if ray.is_initialized():
         yield
         return
     try:
+        if address != "auto":
+            _check_address(address)
         # What workers print would break the progress bar.
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split()).split(". ")[0]
         raise EngineUnavailableError(
             f"no Ray cluster at {address!r}: {reason}; start one with `ray start --head`, or pass"
             " the HOST:PORT of its head"

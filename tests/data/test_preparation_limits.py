@@ -129,15 +129,15 @@ def test_the_limits_are_options(tmp_path: Path) -> None:
     tool = importlib.import_module("preprocess_kinetics")
     mine = tmp_path / "mine"
     write_video(mine / "class" / "small.mp4")
-    write_video(mine / "class" / "large.mp4", height=2160, width=3840, num_frames=2)
+    write_video(mine / "class" / "large.mp4", height=4320, width=7680, num_frames=2)
     words = ["--videos", str(mine), "--split", "train", "--output", str(tmp_path / "out")]
-    assert tool.main([*words, "--memory-limit-mb", "24", "--workers", "1"]) == 0
+    assert tool.main([*words, "--memory-limit-mb", "64", "--workers", "1"]) == 0
     assert read_reasons(tmp_path / "out") == {
-        "large": "class/large.mp4 needed more than 24 MiB of memory"
+        "large": "class/large.mp4 needed more than 64 MiB of memory"
     }
     assert tool.main([*words, "--memory-limit-mb", "1000", "--workers", "1"]) == 0
     assert read_reasons(tmp_path / "out") == {}
-    # No process reads, scales and encodes 4K so fast.
+    # No process reads, scales and encodes 8K so fast.
     (tmp_path / "out" / ".progress.jsonl").unlink()
     assert tool.main([*words, "--timeout", "0.001", "--workers", "1"]) == 0
     assert read_reasons(tmp_path / "out")["large"] == "class/large.mp4 took longer than 0.001 s"
