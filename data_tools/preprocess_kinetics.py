@@ -4,6 +4,10 @@ With Kinetics' annotation files:
     python data_tools/preprocess_kinetics.py --annotations train.csv --annotations validate.csv \
         --videos DOWNLOADS --output PREPARED
 
+With lists of files and their classes ('<video> <label>', as other tools read them):
+    python data_tools/preprocess_kinetics.py --annotations train.txt --annotations val.txt \
+        --classes label_map.txt --videos DOWNLOADS --output PREPARED
+
 With your own videos, in one folder a class (or one folder a split, with class folders in it):
     python data_tools/preprocess_kinetics.py --videos MY_VIDEOS --val-share 0.2 --output PREPARED
 
@@ -22,10 +26,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from gnvideo.data.annotations import read_annotation_files
+from gnvideo.data.differences import write_differences
 from gnvideo.data.encoding import EncodingSettings
 from gnvideo.data.limited_process import JobLimits
 from gnvideo.data.manifest import SPLITS
+from gnvideo.data.planning import PreparationPlan, PreparationRequest, plan_preparation
 from gnvideo.data.preparation import (
     PreparationResult,
     PreparationSettings,
@@ -33,18 +38,13 @@ from gnvideo.data.preparation import (
     prepare_videos,
 )
 from gnvideo.data.preparation_log import open_prepared_clips
-from gnvideo.data.preparation_plan import (
-    ClipJob,
-    find_videos,
-    plan_annotated_clips,
-    plan_class_folders,
-)
+from gnvideo.data.preparation_plan import ClipJob
 from gnvideo.data.preparation_progress import show_progress
 from gnvideo.data.preparation_survey import survey_jobs
 from gnvideo.data.process_pool import run_in_processes
 from gnvideo.data.quarantine import QUARANTINE_NAME
 from gnvideo.data.ray_engine import run_on_ray
-from gnvideo.errors import AnnotationError, GnvideoError, InputFileError
+from gnvideo.errors import GnvideoError
 
 _EXIT_INTERRUPTED = 130
 
@@ -55,21 +55,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit code: 0 done, 1 the work failed, 2 the input was wrong."""
     options = _make_parser().parse_args(arguments)
     try:
-        jobs = _plan(options)
+        plan = _plan(options)
         settings = PreparationSettings(
             options.short_side, EncodingSettings(options.crf, options.keyframe_interval)
         )
         if options.dry_run:
-            _print_survey(jobs, settings, options)
+            _print_survey(plan.jobs, settings, options)
             return 0
+        if plan.differences is not None:
+            write_differences(options.output, plan.differences)
         with show_progress("videos") as on_progress:
             result = prepare_videos(
-                jobs,
+                plan.jobs,
                 options.videos,
                 options.output,
                 settings=settings,
                 run_jobs=_choose_engine(options),
                 on_progress=on_progress,
+                classes=plan.classes,
             )
     except GnvideoError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -81,28 +84,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace) -> list[ClipJob]:
-    if not options.annotations:
-        files = find_videos(options.videos, options.output)
-        jobs = plan_class_folders(files, options.split, options.val_share)
-        if not jobs:
-            raise InputFileError(f"no video of split {options.split!r} below {options.videos}")
-        return jobs
-    if options.val_share is not None:
-        raise InputFileError("--val-share is for videos without annotations; leave it out")
-    annotations, num_repeated = read_annotation_files(options.annotations, options.split)
-    if not annotations:
-        named = ", ".join(map(str, options.annotations))
-        wanted = f" of split {options.split!r}" if options.split else ""
-        raise AnnotationError(f"{named}: no row{wanted}; choose another file or --split")
-    if num_repeated:
-        print(f"{num_repeated} rows stand twice in the annotations and count once")
-    files = find_videos(options.videos, options.output)
-    jobs = plan_annotated_clips(annotations, files)
-    asked = {source.path for job in jobs for source in job.sources}
-    if len(asked) < len(files):
-        print(f"{len(files) - len(asked)} of {len(files)} videos belong to no annotation row")
-    return jobs
+def _plan(options: argparse.Namespace) -> PreparationPlan:
+    plan = plan_preparation(
+        PreparationRequest(
+            videos=options.videos,
+            output=options.output,
+            annotations=options.annotations,
+            split=options.split,
+            val_share=options.val_share,
+            class_file=options.classes,
+            exclusions=options.exclude,
+            has_rawframes_fps=options.rawframes_fps is not None,
+        )
+    )
+    for note in plan.notes:
+        print(note)
+    return plan
 
 
 def _choose_engine(options: argparse.Namespace) -> RunJobs:
@@ -119,20 +116,23 @@ def _print_survey(
 ) -> None:
     with open_prepared_clips(options.output, options.videos, asdict(settings)) as prepared:
         survey = survey_jobs(jobs, prepared)
-    print(f"{'split':<8}{'to prepare':>12}{'kept':>9}{'missing':>9}")
-    for split, (waiting, kept, missing) in survey.count_by_split().items():
-        print(f"{split:<8}{waiting:>12}{kept:>9}{missing:>9}")
+    print(f"{'split':<8}{'to prepare':>12}{'kept':>9}{'missing':>9}{'excluded':>10}")
+    for split, (waiting, kept, missing, excluded) in survey.count_by_split().items():
+        print(f"{split:<8}{waiting:>12}{kept:>9}{missing:>9}{excluded:>10}")
     print("\nnothing was written: leave out --dry-run to prepare")
 
 
 def _print_summary(result: PreparationResult, output: Path) -> None:
-    print(f"\n{'split':<8}{'asked':>9}{'present':>9}{'missing':>9}{'unreadable':>12}  fingerprint")
+    print(
+        f"\n{'split':<8}{'asked':>9}{'present':>9}{'missing':>9}{'unreadable':>12}{'excluded':>10}"
+        "  fingerprint"
+    )
     num_unreadable = 0
     for name, split in result.coverage["splits"].items():
         num_unreadable += split["unreadable"]
         print(
             f"{name:<8}{split['asked']:>9}{split['present']:>9}{split['missing']:>9}"
-            f"{split['unreadable']:>12}  {split['fingerprint']}"
+            f"{split['unreadable']:>12}{split['excluded']:>10}  {split['fingerprint']}"
         )
     print(f"\n{result.num_written} videos prepared now, {result.num_kept} before")
     if num_unreadable:
@@ -156,7 +156,30 @@ def _make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="Kinetics CSV file; once for each file. Without it, folders are classes",
+        help="Kinetics CSV or JSON file, or a list '<video> <label>' or '<folder of images>"
+        " <count> <label>'; once for each file. Without it, folders are classes",
+    )
+    add(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="class list, one name a line in the order of the indices; needed where labels are"
+        " numbers. Without it, the labels sorted by code point, as in Kinetics' own lists",
+    )
+    add(
+        "--exclude",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="leave out every clip of the videos in this annotation file, or of these ids, one a"
+        " line; once for each file, in the splits that this run prepares",
+    )
+    add(
+        "--rawframes-fps",
+        type=_rate,
+        metavar="FPS",
+        help="frame rate of listed folders of images, which do not say theirs",
     )
     add(
         "--videos",
@@ -245,6 +268,10 @@ def _crf(text: str) -> int:
 
 def _even_pixels(text: str) -> int:
     return _checked(int(text), int(text) >= 2 and int(text) % 2 == 0, "even, at least 2")
+
+
+def _rate(text: str) -> float:
+    return _checked(float(text), 0.1 <= float(text) <= 1000, "from 0.1 to 1000")
 
 
 def _share(text: str) -> float:

@@ -34,6 +34,10 @@ class ClassListError(GnvideoError, ValueError):
     """A label is not among the known classes, or two class lists disagree."""
 
 
+class ListExportError(GnvideoError, ValueError):
+    """A list format of another tool cannot hold what is to be written."""
+
+
 class VideoError(GnvideoError):
     """A video cannot be opened or decoded. The message names the file."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gnvideo.data.annotations import make_clip_id
-from gnvideo.data.class_list import write_classes
+from gnvideo.data.class_list import choose_classes, write_classes
 from gnvideo.data.coverage import write_coverage
 from gnvideo.data.encoding import DEFAULT_SETTINGS, EncodedVideo, EncodingSettings
 from gnvideo.data.limited_process import JobFailure
@@ -101,6 +101,7 @@ def prepare_videos(
     settings: PreparationSettings,
     run_jobs: RunJobs,
     on_progress: Callable[[int, int], None],
+    classes: Sequence[str] | None = None,
 ) -> PreparationResult:
     """Prepares all `jobs` into the data root `output` and returns what it then holds.
 
@@ -116,8 +117,10 @@ def prepare_videos(
         run_jobs: Applies a function to jobs and yields (job, result) as they finish; a job that is
             to blame for having no result comes with the reason. See `run_in_processes`.
         on_progress: Called with (clips done, clips to do) at the start and after every clip.
+        classes: The class list, which must have every label; None: see `choose_classes`.
 
     Raises:
+        ClassListError: a label is not in a given list, or two labels differ only in spelling.
         OutputError: `output` cannot be written, holds the sources as its own prepared videos, or is
             being written by another run.
         SaveFailedError: the disk is full.
@@ -128,10 +131,14 @@ def prepare_videos(
     with open_preparation_log(output, videos, asdict(settings)) as (prepared, log):
         old_rows = read_manifest(output) if (output / MANIFEST_NAME).exists() else []
         rows = [row for row in old_rows if row.split not in splits]
+        labels = {each.label for each in (*rows, *jobs) if each.label is not None}
+        earlier_labels = {row.label for row in old_rows if row.label is not None}
+        classes = choose_classes(output, labels, given=classes, earlier_labels=earlier_labels)
         quarantine = [entry for entry in read_quarantine(output) if entry[1] not in splits]
         survey = survey_jobs(jobs, prepared)
         rows += survey.kept
         rows += [_make_missing_row(job) for job in survey.missing]
+        rows += [_make_excluded_row(job) for job in survey.excluded]
         failed = _prepare_all(
             survey.waiting,
             partial(prepare_clip, videos=videos, output=output, settings=settings),
@@ -144,7 +151,7 @@ def prepare_videos(
             rows.append(row)
             source = str(videos / job.sources[0].path)
             quarantine.append([row.id, row.split, row.label or "", source, row.reason or ""])
-        write_classes(output, (row.label for row in rows if row.label is not None))
+        write_classes(output, classes)
         write_quarantine(output, quarantine)
         coverage = write_coverage(output, rows)
         # Last: it is what says that the folder is complete.
@@ -164,12 +171,14 @@ def prepare_clip(
         SaveFailedError: writing failed half-way, for example because the disk is full.
     """
     reasons: list[str] = []
-    clip_id = _make_planned_id(job)
+    clip_id = job.planned_id
     for source in job.sources:
         file = videos / source.path
         try:
             start, end, clip_id = _find_window(job, source, file)
-            path = make_relative_path(job.split, job.label, clip_id)
+            path = make_relative_path(
+                job.split, job.label, clip_id, has_shared_name=job.has_shared_name
+            )
             video = transcode_video(
                 file,
                 output / path,
@@ -233,7 +242,7 @@ def _keep_source(job: ClipJob, place: int) -> ClipJob:
 def _name_failure(attempt: ClipJob, result: UnreadableClip | JobFailure) -> UnreadableClip:
     if isinstance(result, UnreadableClip):
         return result
-    return UnreadableClip(_make_planned_id(attempt), f"{attempt.sources[0].path} {result.reason}")
+    return UnreadableClip(attempt.planned_id, f"{attempt.sources[0].path} {result.reason}")
 
 
 def _find_window(
@@ -272,12 +281,11 @@ def _make_unreadable_row(job: ClipJob, clip_id: str, reasons: Sequence[str]) -> 
 
 def _make_missing_row(job: ClipJob) -> ManifestRow:
     reason = "no file of this name"
-    return make_failed_row(_make_planned_id(job), job.label, job.split, "missing", reason)
+    return make_failed_row(job.planned_id, job.label, job.split, "missing", reason)
 
 
-def _make_planned_id(job: ClipJob) -> str:
-    """Returns the clip's id as far as it is known without opening its video."""
-    return make_clip_id(job.video_id, job.start_seconds, job.end_seconds or 0)
+def _make_excluded_row(job: ClipJob) -> ManifestRow:
+    return make_failed_row(job.planned_id, job.label, job.split, "excluded", job.excluded or "")
 
 
 def _count_leaked(rows: Iterable[ManifestRow]) -> int:

@@ -238,12 +238,12 @@ def test_a_dry_run_counts_and_writes_nothing(
         lines = [line.split() for line in out.splitlines() if line.startswith(("train", "val"))]
         return {split: [int(count) for count in counts] for split, *counts in lines}
 
-    # To prepare, kept, missing.
-    assert read_counts() == {"train": [8, 0, 0], "val": [3, 0, 1]}
+    # To prepare, kept, missing, excluded.
+    assert read_counts() == {"train": [8, 0, 0, 0], "val": [3, 0, 1, 0]}
     shutil.copytree(clean, tmp_path / "out")
-    assert read_counts() == {"train": [0, 8, 0], "val": [0, 3, 1]}
+    assert read_counts() == {"train": [0, 8, 0, 0], "val": [0, 3, 1, 0]}
     next((tmp_path / "out" / "videos" / "train").rglob("*.mp4")).unlink()
-    assert read_counts() == {"train": [1, 7, 0], "val": [0, 3, 1]}
+    assert read_counts() == {"train": [1, 7, 0, 0], "val": [0, 3, 1, 0]}
 
 
 def test_splits_prepared_one_by_one_equal_both_at_once(
