@@ -53,7 +53,10 @@ Number = TypeVar("Number", int, float)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit code: 0 done, 1 the work failed, 2 the input was wrong."""
-    options = _make_parser().parse_args(arguments)
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    if options.ray_address is not None and options.engine != "ray":
+        parser.error("--ray-address is for --engine ray; add it, or leave the address out")
     try:
         plan = _plan(options)
         settings = PreparationSettings(
@@ -105,9 +108,8 @@ def _plan(options: argparse.Namespace) -> PreparationPlan:
 def _choose_engine(options: argparse.Namespace) -> RunJobs:
     limits = JobLimits(options.timeout, options.memory_limit_mb)
     if options.engine == "ray":
-        return partial(
-            run_on_ray, num_workers=options.workers, limits=limits, address=options.ray_address
-        )
+        address = options.ray_address or "auto"
+        return partial(run_on_ray, num_workers=options.workers, limits=limits, address=address)
     return partial(run_in_processes, num_workers=options.workers or _count_cpus(), limits=limits)
 
 
@@ -236,7 +238,6 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--ray-address",
-        default="auto",
         metavar="HOST:PORT",
         help="of the cluster's head; by default the one that this machine belongs to",
     )

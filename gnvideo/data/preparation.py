@@ -285,8 +285,7 @@ def _make_missing_row(job: ClipJob) -> ManifestRow:
 
 
 def _make_excluded_row(job: ClipJob) -> ManifestRow:
-    assert job.excluded is not None
-    return make_failed_row(job.planned_id, job.label, job.split, "excluded", job.excluded)
+    return make_failed_row(job.planned_id, job.label, job.split, "excluded", job.excluded or "")
 
 
 def _count_leaked(rows: Iterable[ManifestRow]) -> int:

@@ -1,4 +1,4 @@
-"""What a preparation finds before it starts: clips that are done, to do, and without a file."""
+"""What a preparation finds before it starts: clips done, to do, without a file, or left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Survey:
         kept: Rows of clips that an earlier run prepared and of which nothing changed since.
         waiting: Clips to prepare, those included that were unreadable.
         missing: Clips without a file.
-        excluded: Clips that an exclusion list names.
+        excluded: Clips that are left out, whether there is a file or not.
     """
 
     kept: list[ManifestRow]
@@ -26,18 +26,14 @@ class Survey:
     missing: list[ClipJob]
     excluded: list[ClipJob]
 
-    def count_by_split(self) -> dict[str, tuple[int, int, int, int]]:
+    def count_by_split(self) -> dict[str, tuple[int, ...]]:
         """Returns (to prepare, kept, missing, excluded) of each split that has any."""
         groups = (self.waiting, self.kept, self.missing, self.excluded)
         counts = {
             split: tuple(sum(clip.split == split for clip in group) for group in groups)
             for split in SPLITS
         }
-        return {
-            split: (waiting, kept, missing, excluded)
-            for split, (waiting, kept, missing, excluded) in counts.items()
-            if waiting + kept + missing + excluded
-        }
+        return {split: numbers for split, numbers in counts.items() if any(numbers)}
 
 
 def survey_jobs(jobs: Sequence[ClipJob], prepared: PreparedClips) -> Survey:

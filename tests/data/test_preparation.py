@@ -320,7 +320,14 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--split=dev", "--short-side=255", "--crf=52", "--workers=0"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--split=dev", "--short-side=255", "--crf=52", "--workers=0"),
+        *("--timeout=0", "--timeout=inf", "--memory-limit-mb=0", "--engine=spark"),
+        "--ray-address=head:6379",
+    ],
+)
 def test_an_option_out_of_range_is_exit_code_2(
     tool: Tool, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
