@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gnvideo.data.encoding import EncodingSettings, encode_video
+from gnvideo.data.encoding import encode_video
+from gnvideo.data.encoding_profiles import EncodingSettings
 from gnvideo.errors import OutputError
 
 
@@ -36,7 +37,7 @@ def test_what_is_returned_is_what_the_file_holds(tmp_path: Path, fps: Fraction) 
     assert (video.frames, video.width, video.height) == (30, 32, 24)
     assert video.fps == pytest.approx(float(fps), rel=1e-6)
     assert video.duration == pytest.approx(30 / float(fps), abs=1e-3)
-    assert video.keyframe_interval == 12
+    assert video.keyframe_interval == 24
     assert video.bytes == path.stat().st_size
     assert len(decode(path)) == 30
 
