@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import av
-import av.error
 import numpy as np
 import numpy.typing as npt
 from av.container import OutputContainer
@@ -28,11 +27,7 @@ from av.video.stream import VideoStream
 from gnvideo.atomic_file import open_atomic
 from gnvideo.data.encoding_profiles import DEFAULT_SETTINGS, EncodingSettings
 from gnvideo.data.perceptual_hash import PerceptualHasher
-from gnvideo.errors import SaveFailedError
-
-if TYPE_CHECKING:
-    # Not subscriptable when it runs.
-    _Packet = av.Packet[VideoStream]
+from gnvideo.data.verification import verify_video
 
 COLOR_RANGE_MPEG = 1
 _COLORSPACE_RGB = 0
@@ -116,7 +111,13 @@ def write_video(
         summary = _Summary(settings)
         _encode(file, map(summary.add, frames), settings, rotation_degrees)
         file.flush()
-        return _verify(file, path, summary)
+        written = verify_video(file, path, summary.num_frames)
+        return EncodedVideo(
+            frames=summary.num_frames,
+            **asdict(written),
+            content_hash=summary.hash_content(),
+            perceptual_hashes=summary.format_perceptual_hashes(),
+        )
 
 
 class _Summary:
@@ -251,76 +252,8 @@ class _Sink:
         return self._file.tell()
 
 
-def _mux(container: OutputContainer, packets: Iterable[_Packet], ticks: int) -> None:
+def _mux(container: OutputContainer, packets: Iterable[av.Packet[VideoStream]], ticks: int) -> None:
     for packet in packets:
         # Counts for the last frame only: any other lasts until the next one's timestamp.
         packet.duration = ticks
         container.mux(packet)
-
-
-def _verify(file: BinaryIO, path: Path, summary: _Summary) -> EncodedVideo:
-    """Reads a written file back and returns what it holds.
-
-    All packets are counted; of the groups that start with a keyframe, the first, the middle and the
-    last are decoded.
-
-    Raises:
-        SaveFailedError: the file does not hold what was written.
-    """
-    size = file.seek(0, 2)
-    file.seek(0)
-    try:
-        with av.open(file, "r", format="mp4") as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            stream.codec_context.options = {"err_detect": "explode"}
-            count = interval = 0
-            group: list[_Packet] = []
-            is_decoded = False
-            for group in _split_at_keyframes(container.demux(stream)):
-                start, count = count, count + len(group)
-                interval = max(interval, len(group))
-                is_decoded = start == 0 or start <= summary.num_frames // 2 < count
-                if is_decoded:
-                    _decode_group(stream, group, path)
-            if count != summary.num_frames:
-                raise SaveFailedError(
-                    f"{path}: wrote {summary.num_frames} frames and read {count} back"
-                )
-            if not is_decoded:
-                _decode_group(stream, group, path)
-            return EncodedVideo(
-                frames=summary.num_frames,
-                fps=float(stream.average_rate or 0),
-                width=stream.width,
-                height=stream.height,
-                duration=float((stream.duration or 0) * (stream.time_base or 0)),
-                keyframe_interval=interval,
-                bytes=size,
-                content_hash=summary.hash_content(),
-                perceptual_hashes=summary.format_perceptual_hashes(),
-            )
-    except (av.error.FFmpegError, IndexError) as error:
-        raise SaveFailedError(f"{path} did not read back after writing: {error}") from error
-
-
-def _split_at_keyframes(packets: Iterable[_Packet]) -> Iterator[list[_Packet]]:
-    group: list[_Packet] = []
-    for packet in packets:
-        if packet.is_keyframe and group:
-            yield group
-            group = []
-        if packet.size:
-            group.append(packet)
-    yield group
-
-
-def _decode_group(stream: VideoStream, packets: Sequence[_Packet], path: Path) -> None:
-    context = stream.codec_context
-    context.flush_buffers()
-    frames = [frame for packet in [*packets, None] for frame in context.decode(packet)]
-    sizes = {(frame.width, frame.height) for frame in frames}
-    if len(frames) != len(packets) or sizes != {(stream.width, stream.height)}:
-        raise SaveFailedError(
-            f"{path}: {len(frames)} of the {len(packets)} frames that follow a keyframe decode"
-        )
