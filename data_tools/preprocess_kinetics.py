@@ -1,11 +1,11 @@
-"""Turns downloaded videos into a checked, fast-to-read copy with a manifest.
+r"""Turns downloaded videos into a checked, fast-to-read copy with a manifest.
 
 With Kinetics' annotation files:
-    python data_tools/preprocess_kinetics.py --annotations train.csv --annotations validate.csv \\
+    python data_tools/preprocess_kinetics.py --annotations train.csv --annotations validate.csv \
         --videos DOWNLOADS --output PREPARED
 
 With lists of files and their classes ('<video> <label>', as other tools read them):
-    python data_tools/preprocess_kinetics.py --annotations train.txt --annotations val.txt \\
+    python data_tools/preprocess_kinetics.py --annotations train.txt --annotations val.txt \
         --classes label_map.txt --videos DOWNLOADS --output PREPARED
 
 With your own videos, in one folder a class (or one folder a split, with class folders in it):
@@ -17,6 +17,7 @@ An interrupted run goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
@@ -27,7 +28,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from gnvideo.data.differences import write_differences
-from gnvideo.data.encoding import EncodingSettings
+from gnvideo.data.duplicates import DUPLICATES_NAME
+from gnvideo.data.encoding_profiles import DEFAULT_PROFILE, PROFILES, EncodingSettings
 from gnvideo.data.limited_process import JobLimits
 from gnvideo.data.manifest import SPLITS
 from gnvideo.data.planning import PreparationPlan, PreparationRequest, plan_preparation
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         plan = _plan(options)
         settings = PreparationSettings(
-            options.short_side, EncodingSettings(options.crf, options.keyframe_interval)
+            options.short_side, _choose_encoding(options), options.rawframes_fps
         )
         if options.dry_run:
             _print_survey(plan.jobs, settings, options)
@@ -124,6 +126,15 @@ def _print_survey(
     print("\nnothing was written: leave out --dry-run to prepare")
 
 
+def _choose_encoding(options: argparse.Namespace) -> EncodingSettings:
+    """Returns the settings of the named profile, with what the user set otherwise."""
+    changes = {"crf": options.crf, "keyframe_interval_frames": options.keyframe_interval}
+    return dataclasses.replace(
+        PROFILES[options.profile].settings,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+
+
 def _print_summary(result: PreparationResult, output: Path) -> None:
     print(
         f"\n{'split':<8}{'asked':>9}{'present':>9}{'missing':>9}{'unreadable':>12}{'excluded':>10}"
@@ -139,10 +150,13 @@ def _print_summary(result: PreparationResult, output: Path) -> None:
     print(f"\n{result.num_written} videos prepared now, {result.num_kept} before")
     if num_unreadable:
         print(f"unreadable videos, with reasons: {output / QUARANTINE_NAME}")
-    if result.num_leaked:
+    if result.duplicates:
+        num_leaked = len({(one.split, one.id) for one in result.duplicates})
+        num_exact = len({(one.split, one.id) for one in result.duplicates if one.kind == "exact"})
         print(
-            f"warning: {result.num_leaked} videos of val and test have the same frames as a video"
-            " of train; an accuracy on them says little"
+            f"warning: {num_leaked} videos of val and test are in train too, {num_exact} of them"
+            f" with the same pictures, so an accuracy on them says little;"
+            f" see {output / DUPLICATES_NAME}"
         )
     print(f"next: python launch.py train CONFIG.yaml data.root={output}")
 
@@ -206,13 +220,24 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="of the prepared videos; smaller ones keep their size (256)",
     )
-    add("--crf", type=_crf, default=23, help="libx264's quality, 0 (lossless) to 51 (23)")
+    add(
+        "--profile",
+        choices=PROFILES,
+        default=DEFAULT_PROFILE,
+        help="how to encode (%(default)s). "
+        + "; ".join(f"{name}: {profile.purpose}" for name, profile in PROFILES.items()),
+    )
+    add(
+        "--crf",
+        type=_crf,
+        help="libx264's quality, 0 (lossless) to 51; the profile's (23) unless set",
+    )
     add(
         "--keyframe-interval",
         type=_positive,
-        default=12,
         metavar="FRAMES",
-        help="from one keyframe to the next: smaller reads faster and takes more space (12)",
+        help="from one keyframe to the next: smaller reads faster and takes more space; the"
+        " profile's unless set",
     )
     add(
         "--timeout",

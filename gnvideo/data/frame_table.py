@@ -6,29 +6,22 @@ the same, as in MPEG transport streams, the file is decoded once instead.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import av
 import av.error
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from gnvideo.data.video_file import get_video_stream, open_video_file
 from gnvideo.errors import VideoError
 
 PREPARE_HINT = "prepare it again with data_tools/preprocess_kinetics.py, or leave it out"
-
-# PyAV 18 gives up on a title that is not UTF-8 unless told otherwise; 19 has no such argument.
-_TEXT_ARGUMENTS: dict[str, Any] = (
-    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,15 +68,9 @@ def open_video(path: Path) -> Generator[tuple[InputContainer, VideoStream]]:
     Raises:
         VideoError: the file cannot be opened, or FFmpeg fails inside the `with` block.
     """
-    # The prefix keeps a name with a colon from being taken for a protocol; the list keeps playlists
-    # from opening anything that is not a file.
-    url = f"file:{os.fspath(path)}"
     try:
-        with av.open(url, options={"protocol_whitelist": "file"}, **_TEXT_ARGUMENTS) as container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, VideoStream) or not stream.codec_context:
-                raise VideoError(f"{path}: no video stream that can be decoded; {PREPARE_HINT}")
-            stream.codec_context.thread_count = 1
+        with open_video_file(path) as container:
+            stream = get_video_stream(container)
             yield container, stream
     except (av.error.FFmpegError, OSError, ValueError) as error:
         cause = " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -8,9 +8,10 @@ decode are listed, never dropped silently; sources are only ever read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 from gnvideo.data.annotations import make_clip_id
 from gnvideo.data.class_list import choose_classes, write_classes
 from gnvideo.data.coverage import write_coverage
-from gnvideo.data.encoding import DEFAULT_SETTINGS, EncodedVideo, EncodingSettings
+from gnvideo.data.duplicates import Duplicate, find_duplicates, write_duplicates
+from gnvideo.data.encoding import EncodedVideo
+from gnvideo.data.encoding_profiles import DEFAULT_SETTINGS, EncodingSettings
 from gnvideo.data.limited_process import JobFailure
 from gnvideo.data.manifest import (
     MANIFEST_NAME,
@@ -31,7 +34,7 @@ from gnvideo.data.preparation_log import PreparationLog, open_preparation_log
 from gnvideo.data.preparation_plan import ClipJob, Source, check_folders, make_relative_path
 from gnvideo.data.preparation_survey import survey_jobs
 from gnvideo.data.quarantine import read_quarantine, write_quarantine
-from gnvideo.data.transcoding import read_duration_seconds, transcode_video
+from gnvideo.data.transcoding import read_duration_seconds, transcode_images, transcode_video
 from gnvideo.errors import VideoError
 
 # A video at most this much longer than the clip, and ending before it does, is the clip itself.
@@ -45,10 +48,13 @@ class PreparationSettings:
     Attributes:
         short_side_pixels: Of the prepared videos; smaller videos keep their size. Even.
         encoding: How they are encoded.
+        rawframes_fps: Images per second of sources that are folders of images; None: there is no
+            such source.
     """
 
     short_side_pixels: int = 256
     encoding: EncodingSettings = DEFAULT_SETTINGS
+    rawframes_fps: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +90,13 @@ class PreparationResult:
         coverage: As in coverage.json.
         num_kept: Clips that an earlier run had prepared.
         num_written: Clips that this run prepared.
-        num_leaked: Videos of "val" and "test" with the very frames of a video of "train".
+        duplicates: Videos of "val" and "test" that are in "train" too, as in duplicates.csv.
     """
 
     coverage: dict[str, Any]
     num_kept: int
     num_written: int
-    num_leaked: int
+    duplicates: list[Duplicate]
 
 
 def prepare_videos(
@@ -153,11 +159,13 @@ def prepare_videos(
             quarantine.append([row.id, row.split, row.label or "", source, row.reason or ""])
         write_classes(output, classes)
         write_quarantine(output, quarantine)
+        duplicates = find_duplicates(rows)
+        write_duplicates(output, duplicates)
         coverage = write_coverage(output, rows)
         # Last: it is what says that the folder is complete.
         write_manifest(output, rows)
     return PreparationResult(
-        coverage, len(survey.kept), len(survey.waiting) - len(failed), _count_leaked(rows)
+        coverage, len(survey.kept), len(survey.waiting) - len(failed), duplicates
     )
 
 
@@ -175,24 +183,50 @@ def prepare_clip(
     for source in job.sources:
         file = videos / source.path
         try:
-            start, end, clip_id = _find_window(job, source, file)
-            path = make_relative_path(
-                job.split, job.label, clip_id, has_shared_name=job.has_shared_name
-            )
-            video = transcode_video(
-                file,
-                output / path,
-                start_seconds=start,
-                end_seconds=end,
-                short_side_pixels=settings.short_side_pixels,
-                settings=settings.encoding,
-            )
+            clip_id, path, video = _transcode(job, source, file, output, settings)
         except VideoError as error:
             # Without the folder, so that the same videos give the same manifest anywhere.
             reasons.append(str(error).replace(str(file), source.path))
         else:
             return PreparedClip(clip_id, path, source.path, video)
     return UnreadableClip(clip_id, "; ".join(reasons))
+
+
+def _transcode(
+    job: ClipJob, source: Source, file: Path, output: Path, settings: PreparationSettings
+) -> tuple[str, str, EncodedVideo]:
+    """Writes the clip of `job` from `source` and returns its id, relative path and content."""
+    if source.num_frames is not None:
+        assert settings.rawframes_fps is not None
+        # To a rate that both 29.97 and 30000 / 1001 are.
+        fps = Fraction(settings.rawframes_fps).limit_denominator(1001)
+        end = job.end_seconds or math.ceil(source.num_frames / fps)
+        clip_id = make_clip_id(job.video_id, job.start_seconds, end)
+        path = _make_path(job, clip_id)
+        video = transcode_images(
+            file,
+            output / path,
+            num_frames=source.num_frames,
+            fps=fps,
+            short_side_pixels=settings.short_side_pixels,
+            settings=settings.encoding,
+        )
+        return clip_id, path, video
+    start, end, clip_id = _find_window(job, source, file)
+    path = _make_path(job, clip_id)
+    video = transcode_video(
+        file,
+        output / path,
+        start_seconds=start,
+        end_seconds=end,
+        short_side_pixels=settings.short_side_pixels,
+        settings=settings.encoding,
+    )
+    return clip_id, path, video
+
+
+def _make_path(job: ClipJob, clip_id: str) -> str:
+    return make_relative_path(job.split, job.label, clip_id, has_shared_name=job.has_shared_name)
 
 
 def _prepare_all(
@@ -286,9 +320,3 @@ def _make_missing_row(job: ClipJob) -> ManifestRow:
 
 def _make_excluded_row(job: ClipJob) -> ManifestRow:
     return make_failed_row(job.planned_id, job.label, job.split, "excluded", job.excluded or "")
-
-
-def _count_leaked(rows: Iterable[ManifestRow]) -> int:
-    readable = [row for row in rows if row.status == "ok"]
-    trained = {row.content_hash for row in readable if row.split == "train"}
-    return sum(row.split != "train" and row.content_hash in trained for row in readable)

@@ -256,6 +256,42 @@ def test_splits_prepared_one_by_one_equal_both_at_once(
     assert read_state(tmp_path / "out") == read_state(clean)
 
 
+def test_two_machines_with_the_same_videos_get_the_same_fingerprint(
+    tmp_path: Path, tool: Tool, videos: Path, clean: Path
+) -> None:
+    for source in (videos / "clips").iterdir():
+        folder = videos / "elsewhere" / source.name[5:9]
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(source.rename(folder / source.name), ns=(1, 1))
+    header, *lines = (videos / "all.csv").read_text().splitlines()
+    (videos / "all.csv").write_text("\n".join([header, *reversed(lines)]) + "\n")
+    inputs = ["--annotations", videos / "all.csv", "--videos", videos, "--workers", "2"]
+    assert tool(*inputs) == 0
+    assert read_coverage(tmp_path / "out") == read_coverage(clean)
+
+
+def test_a_profile_and_what_is_set_beside_it_decide_how_videos_are_encoded(
+    tmp_path: Path, tool: Tool
+) -> None:
+    videos = tmp_path / "mine"
+    write_video(videos / "a" / "one.mp4", seed=1)
+
+    def prepare(*options: str) -> tuple[int, int, str]:
+        assert tool("--videos", videos, "--split", "train", *options) == 0
+        (row,) = read_manifest(tmp_path / "out")
+        fingerprint = read_coverage(tmp_path / "out")["fingerprint"]
+        return row.keyframe_interval, row.bytes, fingerprint
+
+    interval, size, fingerprint = prepare("--profile", "intra")
+    assert interval == 1
+    coarse = prepare("--profile", "intra", "--crf", "45")
+    assert coarse[0] == 1
+    assert coarse[1] < size
+    assert coarse[2] != fingerprint
+    assert prepare("--keyframe-interval", "5")[0] == 5
+    assert prepare("--profile", "archive")[0] == 12
+
+
 def test_own_videos_in_class_folders_need_no_annotations(
     tmp_path: Path, tool: Tool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,7 +314,13 @@ def test_own_videos_in_class_folders_need_no_annotations(
     index = load_video_index(tmp_path / "out", "train", read_classes(tmp_path / "out"))
     assert sorted(index.label(i) for i in range(len(index))) == [0, 1]
     assert all(index.path(i).is_file() for i in range(len(index)))
-    assert "warning: 1 videos of val and test have the same frames" in capsys.readouterr().out
+    assert (
+        "warning: 1 videos of val and test are in train too, 1 of them" in capsys.readouterr().out
+    )
+    with (tmp_path / "out" / "duplicates.csv").open(newline="") as file:
+        (duplicate,) = csv.DictReader(file)
+    assert (duplicate["split"], duplicate["other_split"]) == ("val", "train")
+    assert duplicate["kind"] == "exact"
 
 
 @pytest.mark.parametrize(
@@ -323,9 +365,9 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     "option",
     [
-        *("--split=dev", "--short-side=255", "--crf=52", "--workers=0"),
+        *("--split=dev", "--short-side=255", "--crf=52", "--workers=0", "--profile=x"),
         *("--timeout=0", "--timeout=inf", "--memory-limit-mb=0", "--engine=spark"),
-        "--ray-address=head:6379",
+        *("--ray-address=head:6379", "--rawframes-fps=0"),
     ],
 )
 def test_an_option_out_of_range_is_exit_code_2(

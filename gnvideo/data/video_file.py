@@ -1,0 +1,74 @@
+"""Opening videos that nobody vouches for: only local files, only known containers, only sane sizes.
+
+What FFmpeg opens can name other files and addresses (playlists, scripts, descriptions of streams,
+patterns of pictures) and can ask for frames of any size. Preparation and reading open files here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+# Of a frame. The largest that cameras write (8K) have half as many.
+MAX_PIXELS = 8192 * 8192
+
+# FFmpeg's names of containers that hold their video themselves. Not among them: hls, dash, concat,
+# sdp, image2 and whatever else only refers to it.
+_CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,asf,ogg,rm,mxf,nut,gif"
+
+# PyAV 18 gives up on a title that is not UTF-8 unless told otherwise; 19 has no such argument.
+_TEXT_ARGUMENTS: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
+
+
+def open_video_file(path: Path, container: str | None = None) -> InputContainer:
+    """Returns the local file at `path`, opened to be read; close it.
+
+    Args:
+        path: Any name; it is never taken for an address or a pattern.
+        container: FFmpeg's name of what the file is; None: one that its content tells.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a regular file, or of another kind than a video.
+        FFmpegError: it is broken.
+    """
+    # A pipe would be waited for.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("not a regular file")
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": container or _CONTAINERS,
+        # For the sizes that the container declares, and frames that are decoded on opening.
+        "max_pixels": str(MAX_PIXELS),
+    }
+    # The prefix keeps a name with a colon from being taken for a protocol.
+    url = f"file:{os.fspath(path.absolute())}"
+    try:
+        return av.open(url, format=container, options=options, **_TEXT_ARGUMENTS)
+    except av.error.ArgumentError:
+        raise ValueError("not a video file of a known kind") from None
+
+
+def get_video_stream(container: InputContainer) -> VideoStream:
+    """Returns the main video stream of `container`, to be decoded by one thread.
+
+    Its decoder refuses frames of more than `MAX_PIXELS` before it allocates them.
+
+    Raises:
+        ValueError: there is no video that FFmpeg can decode.
+    """
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or not stream.codec_context:
+        raise ValueError("no video stream that can be decoded")
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    stream.codec_context.thread_count = 1
+    return stream
