@@ -17,23 +17,33 @@ An interrupted run goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from gnvideo.data.differences import write_differences
 from gnvideo.data.encoding import EncodingSettings
+from gnvideo.data.limited_process import JobLimits
 from gnvideo.data.manifest import SPLITS
 from gnvideo.data.planning import PreparationPlan, PreparationRequest, plan_preparation
 from gnvideo.data.preparation import (
-    QUARANTINE_NAME,
     PreparationResult,
     PreparationSettings,
+    RunJobs,
     prepare_videos,
 )
+from gnvideo.data.preparation_log import open_prepared_clips
+from gnvideo.data.preparation_plan import ClipJob
 from gnvideo.data.preparation_progress import show_progress
+from gnvideo.data.preparation_survey import survey_jobs
+from gnvideo.data.process_pool import run_in_processes
+from gnvideo.data.quarantine import QUARANTINE_NAME
+from gnvideo.data.ray_engine import run_on_ray
 from gnvideo.errors import GnvideoError
 
 _EXIT_INTERRUPTED = 130
@@ -46,18 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _make_parser().parse_args(arguments)
     try:
         plan = _plan(options)
-        if plan.differences is not None:
-            write_differences(options.output, plan.differences)
         settings = PreparationSettings(
             options.short_side, EncodingSettings(options.crf, options.keyframe_interval)
         )
+        if options.dry_run:
+            _print_survey(plan.jobs, settings, options)
+            return 0
+        if plan.differences is not None:
+            write_differences(options.output, plan.differences)
         with show_progress("videos") as on_progress:
             result = prepare_videos(
                 plan.jobs,
                 options.videos,
                 options.output,
                 settings=settings,
-                num_workers=options.workers,
+                run_jobs=_choose_engine(options),
                 on_progress=on_progress,
                 classes=plan.classes,
             )
@@ -87,6 +100,26 @@ def _plan(options: argparse.Namespace) -> PreparationPlan:
     for note in plan.notes:
         print(note)
     return plan
+
+
+def _choose_engine(options: argparse.Namespace) -> RunJobs:
+    limits = JobLimits(options.timeout, options.memory_limit_mb)
+    if options.engine == "ray":
+        return partial(
+            run_on_ray, num_workers=options.workers, limits=limits, address=options.ray_address
+        )
+    return partial(run_in_processes, num_workers=options.workers or _count_cpus(), limits=limits)
+
+
+def _print_survey(
+    jobs: Sequence[ClipJob], settings: PreparationSettings, options: argparse.Namespace
+) -> None:
+    with open_prepared_clips(options.output, options.videos, asdict(settings)) as prepared:
+        survey = survey_jobs(jobs, prepared)
+    print(f"{'split':<8}{'to prepare':>12}{'kept':>9}{'missing':>9}{'excluded':>10}")
+    for split, (waiting, kept, missing, excluded) in survey.count_by_split().items():
+        print(f"{split:<8}{waiting:>12}{kept:>9}{missing:>9}{excluded:>10}")
+    print("\nnothing was written: leave out --dry-run to prepare")
 
 
 def _print_summary(result: PreparationResult, output: Path) -> None:
@@ -180,10 +213,37 @@ def _make_parser() -> argparse.ArgumentParser:
         help="from one keyframe to the next: smaller reads faster and takes more space (12)",
     )
     add(
+        "--timeout",
+        type=_positive_seconds,
+        default=300,
+        metavar="SECONDS",
+        help="a video that takes longer is stopped and set aside (%(default)s)",
+    )
+    add(
+        "--memory-limit-mb",
+        type=_positive,
+        default=2048,
+        metavar="MIB",
+        help="a video that needs more memory is stopped and set aside; on Linux only (%(default)s)",
+    )
+    add("--dry-run", action="store_true", help="say what would be done and write nothing")
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="where to work: on this machine, or on a Ray cluster whose nodes all have gnvideo"
+        " installed and the same folders at the same paths (%(default)s)",
+    )
+    add(
+        "--ray-address",
+        default="auto",
+        metavar="HOST:PORT",
+        help="of the cluster's head; by default the one that this machine belongs to",
+    )
+    add(
         "--workers",
         type=_positive,
-        default=_count_cpus(),
-        help="processes (all usable cores: %(default)s)",
+        help=f"processes (all usable cores: {_count_cpus()} here, or those of the Ray cluster)",
     )
     return parser
 
@@ -196,6 +256,10 @@ def _count_cpus() -> int:
 
 def _positive(text: str) -> int:
     return _checked(int(text), int(text) >= 1, "at least 1")
+
+
+def _positive_seconds(text: str) -> float:
+    return _checked(float(text), 0 < float(text) < math.inf, "above 0")
 
 
 def _crf(text: str) -> int:

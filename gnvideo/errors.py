@@ -46,6 +46,10 @@ class DecoderUnavailableError(GnvideoError):
     """A decoder was asked for by name and its package does not import here."""
 
 
+class EngineUnavailableError(GnvideoError):
+    """Work was to be done by an engine that is not installed, or cannot be reached, here."""
+
+
 class NormalizerError(GnvideoError, ValueError):
     """A normalizer is unknown or cannot be built for the given number of channels."""
 
