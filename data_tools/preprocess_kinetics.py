@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from gnvideo.data.differences import write_differences
+from gnvideo.data.differences import DIFFERENCES_NAME, write_differences
 from gnvideo.data.encoding import EncodingSettings
 from gnvideo.data.limited_process import JobLimits
 from gnvideo.data.manifest import SPLITS
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if plan.differences is not None:
             write_differences(options.output, plan.differences)
+        if plan.differences:
+            print(f"each of them, with reasons: {options.output / DIFFERENCES_NAME}")
         with show_progress("videos") as on_progress:
             result = prepare_videos(
                 plan.jobs,
