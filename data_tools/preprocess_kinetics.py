@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from gnvideo.data.differences import write_differences
+from gnvideo.data.differences import DIFFERENCES_NAME, write_differences
 from gnvideo.data.duplicates import DUPLICATES_NAME
 from gnvideo.data.encoding_profiles import DEFAULT_PROFILE, PROFILES, EncodingSettings
 from gnvideo.data.limited_process import JobLimits
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if plan.differences is not None:
             write_differences(options.output, plan.differences)
+        if plan.differences:
+            print(f"each of them, with reasons: {options.output / DIFFERENCES_NAME}")
         with show_progress("videos") as on_progress:
             result = prepare_videos(
                 plan.jobs,

@@ -9,7 +9,7 @@ from pathlib import Path
 from gnvideo.data.annotated_clips import plan_annotated_clips
 from gnvideo.data.annotations_reading import AnnotationTable, read_annotation_files
 from gnvideo.data.class_list import match_class_names, read_class_file
-from gnvideo.data.differences import DIFFERENCES_NAME, Difference, find_differences
+from gnvideo.data.differences import Difference, find_differences
 from gnvideo.data.exclusions import exclude_jobs, read_exclusions
 from gnvideo.data.own_videos import plan_class_folders, plan_listed_videos
 from gnvideo.data.preparation_plan import ClipJob, find_videos, finish_plan
@@ -84,7 +84,7 @@ def plan_preparation(request: PreparationRequest) -> PreparationPlan:
     differences = None
     if request.annotations:
         differences = find_differences(jobs, asked_paths, files)
-        _note_differences(request, differences, len(jobs), len(files), notes)
+        _note_differences(differences, len(jobs), len(files), notes)
     jobs = [job for job in jobs if request.split in (None, job.split)]
     if not jobs:
         named = ", ".join(map(str, request.annotations)) or f"videos below {request.videos}"
@@ -133,11 +133,7 @@ def _plan_annotations(
 
 
 def _note_differences(
-    request: PreparationRequest,
-    differences: Sequence[Difference],
-    num_rows: int,
-    num_files: int,
-    notes: list[str],
+    differences: Sequence[Difference], num_rows: int, num_files: int, notes: list[str]
 ) -> None:
     num_lacking = sum(difference.side == "list" for difference in differences)
     if num_lacking:
@@ -145,5 +141,3 @@ def _note_differences(
     if num_lacking < len(differences):
         num_unasked = len(differences) - num_lacking
         notes.append(f"{num_unasked} of {num_files} videos belong to no annotation row")
-    if differences:
-        notes.append(f"each of them, with reasons: {request.output / DIFFERENCES_NAME}")

@@ -95,7 +95,6 @@ def test_differences_are_told_from_both_sides_whatever_split_is_prepared(tmp_pat
         assert made.notes == [
             "2 of 3 annotation rows have no video",
             "2 of 3 videos belong to no annotation row",
-            f"each of them, with reasons: {tmp_path / 'out' / 'differences.csv'}",
         ]
 
 

@@ -154,6 +154,14 @@ def test_a_folder_with_every_trouble_is_prepared_and_accounted_for(
     assert coverage["val"]["asked"] == 3
     assert coverage["val"]["fingerprint"] in printed
     assert str(root / "quarantine.csv") in printed
+    assert str(root / "differences.csv") in printed
+    with (root / "differences.csv").open(newline="") as file:
+        differences = [(row["side"], row["id"]) for row in csv.DictReader(file)]
+    assert differences == [
+        ("list", "absent_000000_000010"),
+        ("list", "../../unlabelled_000000_000010"),
+        ("disk", "nobody asked"),
+    ]
     assert "1 rows stand twice" in printed
     assert "1 of 8 videos belong to no annotation row" in printed
     assert {path: path.read_bytes() for path in downloads.rglob("*.*")} == before
