@@ -1,6 +1,6 @@
 """Writes a prepared folder's videos as the lists or annotations that other tools read.
 
-    python data_tools/export_lists.py --data PREPARED --format pyslowfast --separator tab \
+    python data_tools/export_lists.py --data PREPARED --format pyslowfast --separator tab \\
         --output LISTS
 
 pyslowfast     train.csv ...: '<path> <index>'; also for pytorchvideo, VideoMAE and V-JEPA 2

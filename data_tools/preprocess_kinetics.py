@@ -1,11 +1,11 @@
 """Turns downloaded videos into a checked, fast-to-read copy with a manifest.
 
 With Kinetics' annotation files:
-    python data_tools/preprocess_kinetics.py --annotations train.csv --annotations validate.csv \
+    python data_tools/preprocess_kinetics.py --annotations train.csv --annotations validate.csv \\
         --videos DOWNLOADS --output PREPARED
 
 With lists of files and their classes ('<video> <label>', as other tools read them):
-    python data_tools/preprocess_kinetics.py --annotations train.txt --annotations val.txt \
+    python data_tools/preprocess_kinetics.py --annotations train.txt --annotations val.txt \\
         --classes label_map.txt --videos DOWNLOADS --output PREPARED
 
 With your own videos, in one folder a class (or one folder a split, with class folders in it):
