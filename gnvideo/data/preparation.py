@@ -30,7 +30,11 @@ from gnvideo.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from gnvideo.data.preparation_log import PreparationLog, open_preparation_log
+from gnvideo.data.preparation_log import (
+    PreparationLog,
+    open_preparation_log,
+    read_source_state,
+)
 from gnvideo.data.preparation_plan import ClipJob, Source, check_folders, make_relative_path
 from gnvideo.data.preparation_survey import survey_jobs
 from gnvideo.data.quarantine import read_quarantine, write_quarantine
@@ -59,11 +63,12 @@ class PreparationSettings:
 
 @dataclass(frozen=True, slots=True)
 class PreparedClip:
-    """A clip that was written, the file it came from, and what it holds."""
+    """A clip that was written, the file it came from and its state then, and what it holds."""
 
     clip_id: str
     path: str
     source: str
+    source_state: list[int] | None
     video: EncodedVideo
 
 
@@ -182,13 +187,14 @@ def prepare_clip(
     clip_id = job.planned_id
     for source in job.sources:
         file = videos / source.path
+        state = read_source_state(file)
         try:
             clip_id, path, video = _transcode(job, source, file, output, settings)
         except VideoError as error:
             # Without the folder, so that the same videos give the same manifest anywhere.
             reasons.append(str(error).replace(str(file), source.path))
         else:
-            return PreparedClip(clip_id, path, source.path, video)
+            return PreparedClip(clip_id, path, source.path, state, video)
     return UnreadableClip(clip_id, "; ".join(reasons))
 
 
@@ -254,7 +260,7 @@ def _prepare_all(
                 job, reasons = attempts[attempt]
                 if isinstance(result, PreparedClip):
                     row = _make_row(job, result)
-                    log.append(job, result.source, row)
+                    log.append(job, result.source, result.source_state, row)
                     rows.append(row)
                 else:
                     clip = _name_failure(attempt, result)

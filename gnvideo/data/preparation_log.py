@@ -64,7 +64,7 @@ class PreparedClips:
                 known.path for known in job.sources
             ]:
                 return None
-            unchanged = entry["state"] == _read_state(self._videos / source)
+            unchanged = entry["state"] == read_source_state(self._videos / source)
             present = (self._output / (row.path or "")).stat().st_size == row.bytes
         except (OSError, KeyError, TypeError):
             # A file is gone, or another version wrote the entry.
@@ -77,33 +77,38 @@ class PreparationLog:
 
     Args:
         file: Open for appending.
-        videos: The folder of the sources.
         settings: As of `PreparedClips`.
     """
 
-    def __init__(self, file: TextIO, videos: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, file: TextIO, settings: dict[str, Any]) -> None:
         self._file = file
-        self._videos = videos
         self._settings = settings
         self._flushed = time.monotonic()
 
-    def append(self, job: ClipJob, source: str, row: ManifestRow) -> None:
+    def append(
+        self, job: ClipJob, source: str, source_state: list[int] | None, row: ManifestRow
+    ) -> None:
         """Writes down that the clip is prepared.
+
+        Args:
+            job: The clip.
+            source: The path of its source, relative to the folder of sources.
+            source_state: What `read_source_state` said before the source was read, so that one that
+                changed meanwhile is prepared again; None: nothing is written down.
+            row: What was prepared.
 
         Raises:
             SaveFailedError: the disk is full.
         """
-        try:
-            entry = {
-                "key": _make_key(job),
-                "settings": self._settings,
-                "source": source,
-                "state": _read_state(self._videos / source),
-                "row": asdict(row),
-            }
-        except OSError:
-            # The source is gone already; the row stays good for this run.
+        if source_state is None:
             return
+        entry = {
+            "key": _make_key(job),
+            "settings": self._settings,
+            "source": source,
+            "state": source_state,
+            "row": asdict(row),
+        }
         try:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
@@ -152,9 +157,18 @@ def open_preparation_log(
                 path.open("a", encoding="utf-8") as file,
                 open_prepared_clips(output, videos, settings) as prepared,
             ):
-                yield prepared, PreparationLog(file, videos, settings)
+                yield prepared, PreparationLog(file, settings)
         finally:
             remove_partial_files(output)
+
+
+def read_source_state(file: Path) -> list[int] | None:
+    """Returns what tells that a source has changed: its size and time; None if it is gone."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _try_lock(file: TextIO) -> bool:
@@ -172,11 +186,6 @@ def _try_lock(file: TextIO) -> bool:
 
 def _make_key(job: ClipJob) -> str:
     return json.dumps([job.split, job.label, job.video_id, job.start_seconds, job.end_seconds])
-
-
-def _read_state(source: Path) -> list[int]:
-    status = source.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _find_entries(file: BinaryIO) -> tuple[dict[str, int], int]:

@@ -65,6 +65,16 @@ def videos(tmp_path: Path) -> Path:
     return folder
 
 
+def prepare_and_replace(
+    job: ClipJob, function: Callable[[ClipJob], ClipOutcome], videos: Path
+) -> ClipOutcome:
+    """Prepares the clip; before anybody knows, the source of clip "two" becomes another."""
+    outcome = function(job)
+    if job.video_id == "two":
+        write_video(videos / job.sources[0].path, height=48)
+    return outcome
+
+
 def make_job(video_id: str, *names: str) -> ClipJob:
     sources = tuple(Source(f"{name}.mp4", is_clip=True) for name in names)
     return ClipJob(video_id, "a class", "train", 0, 1, sources)
@@ -123,6 +133,22 @@ def test_videos_that_ruin_their_process_are_set_aside_with_the_reason(
     assert (better.num_kept, better.num_written) == (8, 4)
     assert {row.status for row in read_manifest(root)} == {"ok"}
     assert read_reasons(root) == {}
+
+
+def test_a_source_that_changes_while_it_is_prepared_is_prepared_again(
+    videos: Path, tmp_path: Path
+) -> None:
+    def run_and_replace(
+        function: Callable[[ClipJob], ClipOutcome], jobs: Sequence[ClipJob]
+    ) -> Generator[tuple[ClipJob, ClipOutcome | JobFailure]]:
+        replacing = partial(prepare_and_replace, function=function, videos=videos)
+        return run_in_processes(replacing, jobs, 2)
+
+    prepare(videos, tmp_path / "out", run_and_replace)
+    again = prepare(videos, tmp_path / "out", partial(run_in_processes, num_workers=1))
+    assert (again.num_kept, again.num_written) == (11, 1)
+    row = next(row for row in read_manifest(tmp_path / "out") if row.id.startswith("two"))
+    assert row.height == 48
 
 
 def test_the_limits_are_options(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from gnvideo.data.manifest import ManifestRow
-from gnvideo.data.preparation_log import LOG_NAME, open_preparation_log, open_prepared_clips
+from gnvideo.data.preparation_log import (
+    LOG_NAME,
+    open_preparation_log,
+    open_prepared_clips,
+    read_source_state,
+)
 from gnvideo.data.preparation_plan import ClipJob, Source
 from gnvideo.errors import OutputError
 
@@ -59,7 +64,8 @@ def root(tmp_path: Path, videos: Path) -> Path:
             path = folder / (make_row(name).path or "")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"content")
-            log.append(make_job(name), f"{name}.mkv", make_row(name))
+            state = read_source_state(videos / f"{name}.mkv")
+            log.append(make_job(name), f"{name}.mkv", state, make_row(name))
     return folder
 
 
@@ -131,14 +137,16 @@ def test_a_damaged_entry_costs_only_its_own_clip(
     assert list_prepared(root, videos) == "ac"
     # What is written next stands on a line of its own.
     with open_preparation_log(root, videos, SETTINGS) as (_, writer):
-        writer.append(make_job("b"), "b.mkv", make_row("b"))
+        state = read_source_state(videos / "b.mkv")
+        writer.append(make_job("b"), "b.mkv", state, make_row("b"))
     assert list_prepared(root, videos) == "abc"
 
 
 def test_replaced_entries_leave_the_log_with_the_next_run(root: Path, videos: Path) -> None:
     with open_preparation_log(root, videos, SETTINGS) as (_, log):
         for _ in range(3):
-            log.append(make_job("b"), "b.mkv", make_row("b"))
+            state = read_source_state(videos / "b.mkv")
+            log.append(make_job("b"), "b.mkv", state, make_row("b"))
     assert (root / LOG_NAME).read_bytes().count(b"\n") == 6
     with open_preparation_log(root, videos, SETTINGS):
         keys = [json.loads(line)["key"] for line in (root / LOG_NAME).read_text().splitlines()]
