@@ -232,7 +232,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--crf",
         type=_crf,
-        help="libx264's quality, 0 (lossless) to 51; the profile's (23) unless set",
+        help="libx264's quality, 0 (lossless) to 51; the profile's unless set",
     )
     add(
         "--keyframe-interval",
