@@ -30,6 +30,8 @@ class VideoMetadata:
 
     Attributes:
         num_frames: Number of frames that are displayed.
+        num_missing_frames: Frames at the end that the header promises and the file does not hold
+            because it is cut short; they are not among `num_frames`.
         fps: Average frames per second; 0 for a single frame without a rate.
         width: Pixels, as displayed; `height` likewise.
         height: See `width`.
@@ -41,6 +43,7 @@ class VideoMetadata:
     """
 
     num_frames: int
+    num_missing_frames: int
     fps: Fraction
     width: int
     height: int
