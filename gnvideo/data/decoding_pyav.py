@@ -9,8 +9,10 @@ Axes: T frames, H height, W width, C colour channels (RGB).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from itertools import dropwhile
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -31,6 +33,7 @@ from gnvideo.data.frame_output import FrameOutput, RgbOutput, Yuv420Output, coun
 from gnvideo.data.frame_table import (
     PREPARE_HINT,
     FrameTable,
+    StreamHeader,
     open_video,
     read_frame_table,
     read_header,
@@ -118,18 +121,17 @@ class PyavDecoder:
     ) -> tuple[Output, npt.NDArray[np.float64]]:
         """Returns the output with the distinct, ascending frames `wanted`, and their times."""
         with open_video(path, num_threads=self._num_threads, probe=False) as (container, stream):
-            table = read_header(container, stream)
-            if table is not None and wanted[0] >= 0 and wanted[-1] < len(table.times):
+            header = read_header(container, stream)
+            if header is not None and wanted[0] >= 0 and wanted[-1] < len(header.decoding_times):
                 output = make_output(path, len(wanted))
-                if not _decode_from_keyframes(
-                    container, stream, table, wanted, output, from_header=True
-                ):
-                    return output, table.select(path, wanted)
+                times = _decode_by_header(container, stream, header, wanted, output)
+                if times is not None:
+                    return output, times
             table = scan_packets(container, stream)
             if table is not None:
                 times = table.select(path, wanted)
                 output = make_output(path, len(wanted))
-                missing = _decode_from_keyframes(container, stream, table, wanted, output)
+                missing = _decode_by_table(container, stream, table, wanted, output)
                 _check_complete(path, wanted, missing)
                 return output, times
         times = scan_by_decoding(path).select(path, wanted)
@@ -139,49 +141,122 @@ class PyavDecoder:
         return output, times
 
 
-def _decode_from_keyframes(
+def _decode_by_header(
+    container: InputContainer,
+    stream: VideoStream,
+    header: StreamHeader,
+    wanted: npt.NDArray[np.int64],
+    output: FrameOutput,
+) -> npt.NDArray[np.float64] | None:
+    """Puts the frames `wanted` into `output` and returns their times in seconds.
+
+    Returns None where packets are not as the header says or frames do not come out. The slower ways
+    then read the video, or tell what is wrong with it.
+    """
+    starts = header.keyframes[np.searchsorted(header.keyframes, wanted, side="right") - 1]
+    times = np.empty(len(wanted), np.int64)
+    for start in np.unique(starts).tolist():
+        rows = np.flatnonzero(starts == start)
+        ranks = wanted[rows] - start
+        packets = _read_packets(container, stream, header, start, int(ranks[-1]))
+        if packets is None:
+            return None
+        shown = np.sort(np.array([packet.pts for packet in packets], np.int64))
+        times[rows] = shown[ranks]
+        row_of_time = dict(zip(times[rows].tolist(), rows.tolist(), strict=True))
+        if _decode_packets(stream, packets, row_of_time, output):
+            return None
+    return times * np.float64(header.time_base)
+
+
+def _read_packets(
+    container: InputContainer, stream: VideoStream, header: StreamHeader, start: int, last: int
+) -> list[av.Packet[VideoStream]] | None:
+    """Returns the packets that are stored from the keyframe at position `start` on.
+
+    They are as many as it takes to know the first `last` + 1 frames in the order of display. None
+    where they are not as the header says, or where the keyframe is not shown first.
+    """
+    expected: list[int] = header.decoding_times[start:].tolist()
+    packets: list[av.Packet[VideoStream]] = []
+    shown: list[int] = []
+    container.seek(expected[0], stream=stream)
+    for packet in container.demux(stream):
+        time, decoding_time = packet.pts, packet.dts
+        if time is None or decoding_time is None or packet.is_corrupt:
+            break
+        if not packets and decoding_time < expected[0]:
+            continue
+        if (
+            len(packets) == len(expected)
+            or decoding_time != expected[len(packets)]
+            or time < decoding_time
+            or time in shown
+            or (packets and time < shown[0])
+        ):
+            return None
+        packets.append(packet)
+        insort(shown, time)
+        # Whatever follows is decoded later, so it is not shown before this.
+        if len(shown) > last and shown[last] <= decoding_time:
+            return packets
+    return packets if len(packets) == len(expected) else None
+
+
+def _decode_by_table(
     container: InputContainer,
     stream: VideoStream,
     table: FrameTable,
     wanted: npt.NDArray[np.int64],
     output: FrameOutput,
-    *,
-    from_header: bool = False,
 ) -> set[int]:
-    """Puts the frames `wanted` into `output` and returns the rows of those that did not come out.
-
-    Gives up at the first packet that shows a table `from_header` not to hold.
-    """
-    context = stream.codec_context
-    times: list[int] = table.times[wanted].tolist()
-    row_of_time = {time: row for row, time in enumerate(times)}
+    """Puts the frames `wanted` into `output` and returns the rows of those that are missing."""
+    times = table.times[wanted]
     starts = np.searchsorted(table.keyframe_times, times, side="right").clip(min=1) - 1
+    missing: set[int] = set()
     for start in np.unique(starts).tolist():
-        awaited = {times[row] for row in np.flatnonzero(starts == start).tolist()}
+        rows = np.flatnonzero(starts == start)
+        row_of_time = dict(zip(times[rows].tolist(), rows.tolist(), strict=True))
         keyframe_time = int(table.keyframe_times[start])
         container.seek(int(table.keyframe_seek_times[start]), stream=stream)
-        if context.name == "h264":
-            # Where the file does not say how far frames are reordered, the decoder drops some
-            # until it has found out. Here their order does not matter.
-            context.reorder_depth = max(context.reorder_depth, _MAX_REORDER_DEPTH)
-        arrived = False
-        skipped: Literal["DEFAULT", "NONREF"] | None = None
-        for packet in container.demux(stream):
-            time = packet.pts
-            arrived = arrived or time == keyframe_time
-            if not arrived:
-                continue
-            if from_header and time != packet.dts:
-                return set(row_of_time.values())
-            unneeded = "DEFAULT" if time in row_of_time else "NONREF"
-            if unneeded != skipped:
-                context.skip_frame = skipped = unneeded
-            _put(packet.decode(), row_of_time, output)
-            awaited.discard(time)
-            if not awaited:
-                # The frames that the decoder holds back come without another packet.
-                _put(context.decode(None), row_of_time, output)
-                break
+        if stream.codec_context.name == "h264":
+            # Where the file does not say how far frames are reordered, the decoder drops some until
+            # it has found out.
+            stream.codec_context.reorder_depth = _MAX_REORDER_DEPTH
+        packets = dropwhile(
+            lambda packet, time=keyframe_time: packet.pts != time, container.demux(stream)
+        )
+        missing |= _decode_packets(stream, packets, row_of_time, output)
+    return missing
+
+
+def _decode_packets(
+    stream: VideoStream,
+    packets: Iterable[av.Packet[VideoStream]],
+    row_of_time: dict[int, int],
+    output: FrameOutput,
+) -> set[int]:
+    """Puts the frames at the times of `row_of_time` into `output` and returns the missing rows.
+
+    Args:
+        stream: Where the `packets` come from, after a seek.
+        packets: From a keyframe on. No more are taken than are needed.
+        row_of_time: Time of each wanted frame -> its row; emptied.
+        output: Where the frames go.
+    """
+    context = stream.codec_context
+    awaited = set(row_of_time)
+    skipped: Literal["DEFAULT", "NONREF"] | None = None
+    for packet in packets:
+        unneeded = "DEFAULT" if packet.pts in awaited else "NONREF"
+        if unneeded != skipped:
+            context.skip_frame = skipped = unneeded
+        _put(packet.decode(), row_of_time, output)
+        awaited.discard(packet.pts)
+        if not awaited:
+            # The frames that the decoder holds back come without another packet.
+            _put(context.decode(None), row_of_time, output)
+            break
     return set(row_of_time.values())
 
 
@@ -197,7 +272,7 @@ def _decode_from_start(
     wanted: npt.NDArray[np.int64],
     output: FrameOutput,
 ) -> set[int]:
-    """As `_decode_from_keyframes`, counting every frame that the decoder gives."""
+    """As `_decode_by_table`, counting every frame that the decoder gives."""
     row_of_index = {index: row for row, index in enumerate(wanted.tolist())}
     for index, frame in enumerate(container.decode(stream)):
         if index in row_of_index:

@@ -63,7 +63,7 @@ class RgbOutput:
         _check_frame(self._path, frame)
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
         stored_HWC = _view_lines(rgb.planes[0], 3 * rgb.width).reshape(rgb.height, rgb.width, 3)
-        shown_HWC = np.rot90(stored_HWC, count_quarter_turns(self._path, frame))
+        shown_HWC = _turn(stored_HWC, count_quarter_turns(self._path, frame))
         if not self._shape:
             self._shape = shown_HWC.shape
             self.frames_THWC = np.empty((self._num_frames, *self._shape), np.uint8)
@@ -107,9 +107,7 @@ class Yuv420Output:
         quarter_turns = count_quarter_turns(self._path, frame)
         if quarter_turns and (frame.width % 2 or frame.height % 2):
             raise VideoError(_refuse_yuv(self._path, "it is turned and has an odd side"))
-        shown_HW = [
-            np.rot90(_view_lines(plane, plane.width), quarter_turns) for plane in frame.planes
-        ]
+        shown_HW = [_turn(_view_lines(plane, plane.width), quarter_turns) for plane in frame.planes]
         full_range = name == "yuvj420p" or frame.color_range == _FULL_RANGE
         kind = (shown_HW[0].shape, frame.colorspace, full_range)
         if not self._kind:
@@ -148,6 +146,10 @@ def _view_lines(plane: VideoPlane, num_bytes: int) -> npt.NDArray[np.uint8]:
     """Returns (lines, num_bytes): the plane without the padding at the end of its lines."""
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return lines[: plane.height, :num_bytes]
+
+
+def _turn(image: npt.NDArray[np.uint8], quarter_turns: int) -> npt.NDArray[np.uint8]:
+    return np.rot90(image, quarter_turns) if quarter_turns else image
 
 
 def _describe_change(path: Path, what: Literal["size", "size or colour space"]) -> str:

@@ -1,8 +1,8 @@
 """When each frame of a video file is shown and where decoding can start, read without decoding.
 
-An MP4 without B-frames says it in its header; else one pass over the packets tells it for MP4,
-Matroska and AVI. Where packets and frames need not be the same, as in MPEG transport streams, the
-file is decoded once instead.
+An MP4's header says where decoding can start, and the packets from there on when frames are shown.
+Else one pass over all packets tells both for MP4, Matroska and AVI. Where packets and frames need
+not be the same, as in MPEG transport streams, the file is decoded once instead.
 """
 
 from __future__ import annotations
@@ -97,6 +97,23 @@ class FrameTable:
         return self.times[wanted] * np.float64(self.time_base)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamHeader:
+    """When each stored frame is decoded, and where decoding can start.
+
+    Attributes:
+        decoding_times: (N,) int64, ascending, in `time_base`; the position is that in the file.
+        keyframes: (K,) int64, ascending, the positions of keyframes; the first is 0. No frame that
+            is stored before a keyframe is shown after it, so a keyframe that is shown before all
+            that follow it has its position as its index.
+        time_base: Seconds.
+    """
+
+    decoding_times: npt.NDArray[np.int64]
+    keyframes: npt.NDArray[np.int64]
+    time_base: Fraction
+
+
 @contextmanager
 def open_video(
     path: Path, *, num_threads: int = 1, probe: bool = True
@@ -157,38 +174,24 @@ def read_frame_table(path: Path) -> FrameTable:
     return table or scan_by_decoding(path)
 
 
-def read_header(container: InputContainer, stream: VideoStream) -> FrameTable | None:
-    """Returns the frame table that an MP4's header tells, or None where it does not.
-
-    It holds the times of decoding. They are those of display wherever the packets that are read
-    from a keyframe on have both times equal: no frame stored before a keyframe is shown after it,
-    and none stored later is shown before it is decoded.
-    """
-    context = stream.codec_context
+def read_header(container: InputContainer, stream: VideoStream) -> StreamHeader | None:
+    """Returns what an MP4's header tells of its frames, or None where it tells less."""
     if (
         container.format.name != _DESCRIPTIVE_CONTAINERS[0]
-        or context.name not in _ONE_FRAME_CODECS
-        or context.has_b_frames
+        or stream.codec_context.name not in _ONE_FRAME_CODECS
     ):
         return None
-    entries = stream.index_entries
-    times = np.array([entry.timestamp for entry in entries], np.int64)
-    keyframe_times = times[[entry.is_keyframe for entry in entries]]
+    entries = list(stream.index_entries)
+    decoding_times = np.array([entry.timestamp for entry in entries], np.int64)
+    keyframes = np.flatnonzero([entry.is_keyframe for entry in entries])
     if (
-        not len(keyframe_times)
-        or keyframe_times[0] != times[0]
-        or np.any(times[1:] <= times[:-1])
+        not len(keyframes)
+        or keyframes[0]
+        or np.any(decoding_times[1:] <= decoding_times[:-1])
         or any(entry.is_discard for entry in entries)
     ):
         return None
-    return FrameTable(
-        times,
-        keyframe_times,
-        keyframe_times,
-        _read_time_base(stream),
-        seekable=True,
-        is_reordered=False,
-    )
+    return StreamHeader(decoding_times, keyframes, _read_time_base(stream))
 
 
 def scan_packets(container: InputContainer, stream: VideoStream) -> FrameTable | None:
