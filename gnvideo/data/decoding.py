@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from gnvideo.errors import DecoderUnavailableError
 
-DECODER_NAMES = ("pyav", "decord")
+DECODER_NAMES = ("pyav", "decord", "torchcodec")
 
 YuvMatrix = Literal["bt601", "bt709", "bt2020"]
 
@@ -88,7 +88,7 @@ class Yuv420Frames:
 
 
 class VideoDecoder(Protocol):
-    """Reads frames of video files; keeps no file open between calls and uses one thread."""
+    """Reads frames of video files; keeps no file open between calls."""
 
     @property
     def name(self) -> str:
@@ -116,8 +116,13 @@ class VideoDecoder(Protocol):
         ...
 
 
-def make_decoder(name: str) -> VideoDecoder:
+def make_decoder(name: str, *, num_threads: int = 1) -> VideoDecoder:
     """Returns the decoder called `name`, one of `DECODER_NAMES`.
+
+    Args:
+        name: Of the decoder.
+        num_threads: By which one video is decoded. 1 where several processes decode at once; as
+            many as there are cores for a single long video. The frames are the same.
 
     Raises:
         DecoderUnavailableError: no decoder has this name, or its package does not import here.
@@ -125,11 +130,15 @@ def make_decoder(name: str) -> VideoDecoder:
     if name == "pyav":
         from gnvideo.data.decoding_pyav import PyavDecoder
 
-        return PyavDecoder()
+        return PyavDecoder(num_threads)
     if name == "decord":
         from gnvideo.data.decoding_decord import DecordDecoder
 
-        return DecordDecoder()
+        return DecordDecoder(num_threads)
+    if name == "torchcodec":
+        from gnvideo.data.decoding_torchcodec import TorchcodecDecoder
+
+        return TorchcodecDecoder(num_threads)
     raise DecoderUnavailableError(
         f"unknown decoder {name!r}; choose one of: {', '.join(DECODER_NAMES)}"
     )

@@ -45,6 +45,9 @@ from gnvideo.errors import VideoError
 # The most frames that an H.264 decoder holds back to bring them into order, by the standard.
 _MAX_REORDER_DEPTH = 16
 
+# Decoders that look at `skip_frame` again at every packet, not only when they start.
+_SKIPPING_CODECS = frozenset({"h264", "hevc", "vp9", "mpeg4", "mpeg2video"})
+
 Output = TypeVar("Output", bound=FrameOutput)
 
 
@@ -127,6 +130,7 @@ class PyavDecoder:
                 times = _decode_by_header(container, stream, header, wanted, output)
                 if times is not None:
                     return output, times
+                container.seek(int(header.decoding_times[0]), stream=stream)
             table = scan_packets(container, stream)
             if table is not None:
                 times = table.select(path, wanted)
@@ -245,10 +249,11 @@ def _decode_packets(
         output: Where the frames go.
     """
     context = stream.codec_context
+    can_skip = context.codec.canonical_name in _SKIPPING_CODECS
     awaited = set(row_of_time)
     skipped: Literal["DEFAULT", "NONREF"] | None = None
     for packet in packets:
-        unneeded = "DEFAULT" if packet.pts in awaited else "NONREF"
+        unneeded = "NONREF" if can_skip and packet.pts not in awaited else "DEFAULT"
         if unneeded != skipped:
             context.skip_frame = skipped = unneeded
         _put(packet.decode(), row_of_time, output)

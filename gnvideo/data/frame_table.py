@@ -40,7 +40,7 @@ MAX_FRAME_PIXELS = 2**25
 # among them.
 _CONTAINERS = (
     *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "nut", "ivf", "gif"),
-    *("dv", "rm", "swf", "h264", "hevc", "m4v", "mpegvideo", "mjpeg", "yuv4mpegpipe"),
+    "dv",
 )
 
 _OPTIONS = {
@@ -50,7 +50,7 @@ _OPTIONS = {
 }
 
 # Their headers describe their streams, so that no packet needs to be read and decoded to know them.
-_DESCRIPTIVE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_MP4, _MATROSKA, _AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
 _HEADER_ONLY_OPTIONS = {"probesize": "32", "analyzeduration": "1", "skip_frame": "all"}
 
 # Codecs of which every packet holds one frame that is shown. In VP8, for example, some are hidden.
@@ -157,7 +157,7 @@ def _open_container(path: Path, probe: bool) -> InputContainer:
     if not probe:
         container = av.open(url, options=_OPTIONS | _HEADER_ONLY_OPTIONS, **_TEXT_ARGUMENTS)
         # Which of several streams is the main one depends on what their packets are like.
-        if container.format.name in _DESCRIPTIVE_CONTAINERS and len(container.streams.video) == 1:
+        if container.format.name in (_MP4, _MATROSKA) and len(container.streams.video) == 1:
             return container
         container.close()
     return av.open(url, options=_OPTIONS, **_TEXT_ARGUMENTS)
@@ -177,8 +177,8 @@ def read_frame_table(path: Path) -> FrameTable:
 def read_header(container: InputContainer, stream: VideoStream) -> StreamHeader | None:
     """Returns what an MP4's header tells of its frames, or None where it tells less."""
     if (
-        container.format.name != _DESCRIPTIVE_CONTAINERS[0]
-        or stream.codec_context.name not in _ONE_FRAME_CODECS
+        container.format.name != _MP4
+        or stream.codec_context.codec.canonical_name not in _ONE_FRAME_CODECS
     ):
         return None
     entries = list(stream.index_entries)
@@ -197,9 +197,15 @@ def read_header(container: InputContainer, stream: VideoStream) -> StreamHeader 
 def scan_packets(container: InputContainer, stream: VideoStream) -> FrameTable | None:
     """Returns the frame table that the packets tell, or None where they do not.
 
-    Reads the container to its end.
+    Reads the container, of which nothing was read so far, to its end.
     """
-    if stream.codec_context.name not in _ONE_FRAME_CODECS:
+    context = stream.codec_context
+    if (
+        container.format.name not in (_MP4, _MATROSKA, _AVI)
+        or context.codec.canonical_name not in _ONE_FRAME_CODECS
+        # AVI holds the order of decoding only.
+        or (container.format.name == _AVI and context.has_b_frames)
+    ):
         return None
     entries = [
         (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
@@ -208,8 +214,7 @@ def scan_packets(container: InputContainer, stream: VideoStream) -> FrameTable |
         if packet.size and not packet.is_corrupt
     ]
     index = stream.index_entries
-    # A format without an index, such as MPEG transport streams, may cut frames into more packets.
-    if not len(index) or any(pts is None for pts, _, _, _ in entries):
+    if any(pts is None for pts, _, _, _ in entries):
         return None
     times = np.sort(np.array([pts for pts, _, _, discard in entries if not discard], np.int64))
     keyframes = [(pts, dts if dts is not None else pts) for pts, dts, key, _ in entries if key]
@@ -243,7 +248,11 @@ def scan_by_decoding(path: Path) -> FrameTable:
     with open_video(path) as (container, stream):
         entries = [(frame.pts, frame.key_frame) for frame in container.decode(stream)]
         time_base = _read_time_base(stream)
+        is_avi = container.format.name == _AVI
     times = np.array([pts for pts, _ in entries if pts is not None], np.int64)
+    if is_avi and (len(times) < len(entries) or np.any(times[1:] <= times[:-1])):
+        # AVI has no timestamps: its unit of time is a frame.
+        times = np.arange(len(entries), dtype=np.int64)
     if not len(times) or len(times) < len(entries) or np.any(times[1:] <= times[:-1]):
         raise VideoError(
             f"{path}: no frames, or frames without ascending timestamps, come out of the file;"
