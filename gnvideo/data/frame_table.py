@@ -246,10 +246,16 @@ def scan_by_decoding(path: Path) -> FrameTable:
         VideoError: the file cannot be decoded, or its frames have no ascending timestamps.
     """
     with open_video(path) as (container, stream):
-        entries = [(frame.pts, frame.key_frame) for frame in container.decode(stream)]
+        entries = [
+            (frame.pts, frame.key_frame, frame.is_corrupt) for frame in container.decode(stream)
+        ]
         time_base = _read_time_base(stream)
         is_avi = container.format.name == _AVI
-    times = np.array([pts for pts, _ in entries if pts is not None], np.int64)
+    num_decoded = len(entries)
+    # A file that is cut short ends in a frame of which a part is filled in.
+    while entries and entries[-1][2]:
+        entries.pop()
+    times = np.array([pts for pts, _, _ in entries if pts is not None], np.int64)
     if is_avi and (len(times) < len(entries) or np.any(times[1:] <= times[:-1])):
         # AVI has no timestamps: its unit of time is a frame.
         times = np.arange(len(entries), dtype=np.int64)
@@ -258,9 +264,15 @@ def scan_by_decoding(path: Path) -> FrameTable:
             f"{path}: no frames, or frames without ascending timestamps, come out of the file;"
             f" {PREPARE_HINT}"
         )
-    keyframe_times = times[[key for _, key in entries]]
+    keyframe_times = times[[key for _, key, _ in entries]]
     return FrameTable(
-        times, keyframe_times, keyframe_times, time_base, seekable=False, is_reordered=False
+        times,
+        keyframe_times,
+        keyframe_times,
+        time_base,
+        seekable=False,
+        is_reordered=False,
+        num_missing=num_decoded - len(entries),
     )
 
 
