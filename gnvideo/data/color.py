@@ -48,6 +48,10 @@ def convert_yuv420_to_rgb(
 ) -> torch.Tensor:
     """Returns the clips (N, 3, T, H, W) as RGB, 0 to 255, in channels_last_3d layout.
 
+    Where H is even, no value differs from swscale's by more than 3 of 255, and in the mean by less
+    than 1.5: swscale's fast path computes with 16 bits and cuts off what this rounds. Where H is
+    odd, swscale blends neighbouring chroma samples instead, so that edges between colours differ.
+
     Args:
         y_NTHW: (N, T, H, W) uint8.
         u_NTHW: (N, T, ceil(H/2), ceil(W/2)) uint8.
@@ -56,19 +60,12 @@ def convert_yuv420_to_rgb(
         dtype: uint8, rounded; or a floating type, not rounded.
     """
     height, width = y_NTHW.shape[2:]
-    planes = [
-        y_NTHW,
-        *(
-            plane.repeat_interleave(2, dim=2)[:, :, :height].repeat_interleave(2, dim=3)[
-                ..., :width
-            ]
-            for plane in (u_NTHW, v_NTHW)
-        ),
-    ]
-    yuv_NTHW3 = torch.stack(planes, dim=-1).float()
-    weights_NT33 = coefficients_N34[:, None, None, :, :3].transpose(-1, -2)
-    rgb_NTHW3 = yuv_NTHW3 @ weights_NT33 + coefficients_N34[:, None, None, None, :, 3]
-    rgb_NTHW3.clamp_(0, 255)
+    luma, of_u, of_v, offset = coefficients_N34[:, None, None, None].unbind(-1)
+    # At the resolution of the chroma planes, which is a quarter of the work.
+    tint_NTHW3 = u_NTHW[..., None] * of_u + v_NTHW[..., None] * of_v + offset
+    tint_NTHW3 = tint_NTHW3.repeat_interleave(2, dim=2)[:, :, :height]
+    tint_NTHW3 = tint_NTHW3.repeat_interleave(2, dim=3)[:, :, :, :width]
+    rgb_NTHW3 = torch.addcmul(tint_NTHW3, y_NTHW[..., None].float(), luma).clamp_(0, 255)
     if dtype == torch.uint8:
         rgb_NTHW3.round_()
     return rgb_NTHW3.to(dtype).permute(0, 4, 1, 2, 3)

@@ -10,7 +10,7 @@ Axes: T frames, H height, W width, C colour channels (RGB).
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import dropwhile
 from pathlib import Path
@@ -34,6 +34,7 @@ from gnvideo.data.frame_table import (
     PREPARE_HINT,
     FrameTable,
     StreamHeader,
+    demux,
     open_video,
     read_frame_table,
     read_header,
@@ -65,8 +66,8 @@ class PyavDecoder:
 
     def read_metadata(self, path: Path) -> VideoMetadata:
         """Returns the metadata of the video at `path`; see `VideoDecoder`."""
-        with open_video(path) as (container, stream):
-            frame = next(container.decode(stream), None)
+        with open_video(path) as (container, stream), demux(container, stream) as packets:
+            frame = next(_decode_all(packets), None)
             if frame is None:
                 raise VideoError(f"{path}: no frame can be decoded; {PREPARE_HINT}")
             quarter_turns = count_quarter_turns(path, frame)
@@ -108,8 +109,8 @@ class PyavDecoder:
         """Returns the frames at `indices` without their conversion to RGB.
 
         Raises:
-            VideoError: as `decode_frames`, or the video is not 8-bit 4:2:0 in BT.601, BT.709 or
-                BT.2020, or it has an odd side and a rotation.
+            VideoError: as `decode_frames`, or the video is not progressive 8-bit 4:2:0 in BT.601,
+                BT.709 or BT.2020, or it has an odd side and a rotation.
             ValueError: as `decode_frames`.
         """
         wanted, rows = find_distinct(indices)
@@ -185,25 +186,26 @@ def _read_packets(
     packets: list[av.Packet[VideoStream]] = []
     shown: list[int] = []
     container.seek(expected[0], stream=stream)
-    for packet in container.demux(stream):
-        time, decoding_time = packet.pts, packet.dts
-        if time is None or decoding_time is None or packet.is_corrupt:
-            break
-        if not packets and decoding_time < expected[0]:
-            continue
-        if (
-            len(packets) == len(expected)
-            or decoding_time != expected[len(packets)]
-            or time < decoding_time
-            or time in shown
-            or (packets and time < shown[0])
-        ):
-            return None
-        packets.append(packet)
-        insort(shown, time)
-        # Whatever follows is decoded later, so it is not shown before this.
-        if len(shown) > last and shown[last] <= decoding_time:
-            return packets
+    with demux(container, stream) as remaining:
+        for packet in remaining:
+            time, decoding_time = packet.pts, packet.dts
+            if time is None or decoding_time is None or packet.is_corrupt:
+                break
+            if not packets and decoding_time < expected[0]:
+                continue
+            if (
+                len(packets) == len(expected)
+                or decoding_time != expected[len(packets)]
+                or time < decoding_time
+                or time in shown
+                or (packets and time < shown[0])
+            ):
+                return None
+            packets.append(packet)
+            insort(shown, time)
+            # Whatever follows is decoded later, so it is not shown before this.
+            if len(shown) > last and shown[last] <= decoding_time:
+                return packets
     return packets if len(packets) == len(expected) else None
 
 
@@ -227,10 +229,11 @@ def _decode_by_table(
             # Where the file does not say how far frames are reordered, the decoder drops some until
             # it has found out.
             stream.codec_context.reorder_depth = _MAX_REORDER_DEPTH
-        packets = dropwhile(
-            lambda packet, time=keyframe_time: packet.pts != time, container.demux(stream)
-        )
-        missing |= _decode_packets(stream, packets, row_of_time, output)
+        with demux(container, stream) as packets:
+            from_keyframe = dropwhile(
+                lambda packet, time=keyframe_time: packet.pts != time, packets
+            )
+            missing |= _decode_packets(stream, from_keyframe, row_of_time, output)
     return missing
 
 
@@ -279,12 +282,18 @@ def _decode_from_start(
 ) -> set[int]:
     """As `_decode_by_table`, counting every frame that the decoder gives."""
     row_of_index = {index: row for row, index in enumerate(wanted.tolist())}
-    for index, frame in enumerate(container.decode(stream)):
-        if index in row_of_index:
-            output.put(row_of_index.pop(index), frame)
-        if not row_of_index:
-            break
+    with demux(container, stream) as packets:
+        for index, frame in enumerate(_decode_all(packets)):
+            if index in row_of_index:
+                output.put(row_of_index.pop(index), frame)
+            if not row_of_index:
+                break
     return set(row_of_index.values())
+
+
+def _decode_all(packets: Iterable[av.Packet[VideoStream]]) -> Iterator[av.VideoFrame]:
+    for packet in packets:
+        yield from packet.decode()
 
 
 def _check_complete(path: Path, wanted: npt.NDArray[np.int64], missing: set[int]) -> None:

@@ -95,8 +95,9 @@ class Yuv420Output:
         """Keeps `frame` as the frame of `row`; see `FrameOutput`.
 
         Raises:
-            VideoError: also where frames are not 8-bit 4:2:0, the matrix is none of `YuvMatrix`, or
-                a video with an odd side is to be turned, which would part chroma from its pixels.
+            VideoError: also where frames are interlaced or not 8-bit 4:2:0, the matrix is none of
+                `YuvMatrix`, or a video with an odd side is to be turned, which would part chroma
+                from its pixels.
         """
         _check_frame(self._path, frame)
         name = frame.format.name
@@ -104,6 +105,8 @@ class Yuv420Output:
             raise VideoError(_refuse_yuv(self._path, f"its pixel format is {name}"))
         if frame.colorspace not in _MATRICES:
             raise VideoError(_refuse_yuv(self._path, f"its colour space is {frame.colorspace}"))
+        if frame.interlaced_frame:
+            raise VideoError(_refuse_yuv(self._path, "its frames are interlaced"))
         quarter_turns = count_quarter_turns(self._path, frame)
         if quarter_turns and (frame.width % 2 or frame.height % 2):
             raise VideoError(_refuse_yuv(self._path, "it is turned and has an odd side"))
@@ -158,6 +161,6 @@ def _describe_change(path: Path, what: Literal["size", "size or colour space"]) 
 
 def _refuse_yuv(path: Path, cause: str) -> str:
     return (
-        f"{path}: only 8-bit 4:2:0 video in BT.601, BT.709 or BT.2020 is read as YUV, and {cause};"
-        " read it as RGB, or prepare it with data_tools/preprocess_kinetics.py"
+        f"{path}: only progressive 8-bit 4:2:0 video in BT.601, BT.709 or BT.2020 is read as YUV,"
+        f" and {cause}; read it as RGB, or prepare it with data_tools/preprocess_kinetics.py"
     )

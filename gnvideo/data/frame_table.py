@@ -8,7 +8,7 @@ not be the same, as in MPEG transport streams, the file is decoded once instead.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -136,10 +136,11 @@ def open_video(
             if not isinstance(stream, VideoStream) or not stream.codec_context:
                 raise VideoError(f"{path}: no video stream that can be decoded; {PREPARE_HINT}")
             context = stream.codec_context
-            if context.width * context.height > MAX_FRAME_PIXELS:
+            # FFmpeg takes back the size that is over `max_pixels` and leaves 0.
+            if not 0 < context.width * context.height <= MAX_FRAME_PIXELS:
                 raise VideoError(
-                    f"{path}: a frame is {context.width}x{context.height} pixels; at most"
-                    f" {MAX_FRAME_PIXELS:,} in all are read; leave it out"
+                    f"{path}: the size of its frames is unknown, or over the limit of"
+                    f" {MAX_FRAME_PIXELS:,} pixels; leave it out"
                 )
             context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
             context.thread_count = num_threads
@@ -161,6 +162,22 @@ def _open_container(path: Path, probe: bool) -> InputContainer:
             return container
         container.close()
     return av.open(url, options=_OPTIONS, **_TEXT_ARGUMENTS)
+
+
+@contextmanager
+def demux(
+    container: InputContainer, stream: VideoStream
+) -> Generator[Iterator[av.Packet[VideoStream]]]:
+    """Yields the packets of `stream` from where the container stands, then an empty one.
+
+    Decoding the empty one gives the frames that the decoder still holds back.
+    """
+    packets: Any = container.demux(stream)
+    try:
+        yield packets
+    finally:
+        # Unless it is told, PyAV 18 keeps 200 bytes of packets that were not read to their end.
+        packets.close()
 
 
 def read_frame_table(path: Path) -> FrameTable:
@@ -207,12 +224,13 @@ def scan_packets(container: InputContainer, stream: VideoStream) -> FrameTable |
         or (container.format.name == _AVI and context.has_b_frames)
     ):
         return None
-    entries = [
-        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-        for packet in container.demux(stream)
-        # The last packet of a file that is cut short holds part of a frame.
-        if packet.size and not packet.is_corrupt
-    ]
+    with demux(container, stream) as packets:
+        entries = [
+            (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
+            for packet in packets
+            # The last packet of a file that is cut short holds part of a frame.
+            if packet.size and not packet.is_corrupt
+        ]
     index = stream.index_entries
     if any(pts is None for pts, _, _, _ in entries):
         return None
@@ -245,9 +263,11 @@ def scan_by_decoding(path: Path) -> FrameTable:
     Raises:
         VideoError: the file cannot be decoded, or its frames have no ascending timestamps.
     """
-    with open_video(path) as (container, stream):
+    with open_video(path) as (container, stream), demux(container, stream) as packets:
         entries = [
-            (frame.pts, frame.key_frame, frame.is_corrupt) for frame in container.decode(stream)
+            (frame.pts, frame.key_frame, frame.is_corrupt)
+            for packet in packets
+            for frame in packet.decode()
         ]
         time_base = _read_time_base(stream)
         is_avi = container.format.name == _AVI
