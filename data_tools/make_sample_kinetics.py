@@ -27,7 +27,8 @@ import numpy as np
 from gnvideo.atomic_file import open_atomic
 from gnvideo.data.annotations import Annotation
 from gnvideo.data.drifting_textures import CLASS_NAMES, draw_video
-from gnvideo.data.encoding import EncodingSettings, encode_video
+from gnvideo.data.encoding import encode_video
+from gnvideo.data.encoding_profiles import EncodingSettings
 from gnvideo.data.process_pool import run_in_processes
 from gnvideo.errors import GnvideoError, WorkFailedError
 
@@ -36,7 +37,9 @@ _FRAME_RATES = (Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30))
 _SIZES = ((64, 48), (72, 54), (80, 60), (60, 60), (48, 64), (54, 72))
 _SECONDS = (1.6, 2.2)
 # As downloads are: B-frames, and one keyframe in a short clip.
-_SETTINGS = EncodingSettings(crf=18, keyframe_interval_frames=250, tune="", num_b_frames=2)
+_SETTINGS = EncodingSettings(
+    crf=18, keyframe_interval_frames=250, num_b_frames=2, preset="veryfast", options=""
+)
 # Every so many videos one is stored on its side, with a rotation tag.
 _ROTATED_EVERY = 10
 _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

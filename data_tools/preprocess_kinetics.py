@@ -13,6 +13,7 @@ An interrupted run goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from gnvideo.data.annotations import read_annotation_files
-from gnvideo.data.encoding import EncodingSettings
+from gnvideo.data.duplicates import DUPLICATES_NAME
+from gnvideo.data.encoding_profiles import DEFAULT_PROFILE, PROFILES, EncodingSettings
 from gnvideo.data.manifest import SPLITS
 from gnvideo.data.preparation import (
     QUARANTINE_NAME,
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         jobs = _plan(options)
         settings = PreparationSettings(
-            options.short_side, EncodingSettings(options.crf, options.keyframe_interval)
+            options.short_side, _choose_encoding(options), options.rawframes_fps
         )
         with show_progress("videos") as on_progress:
             result = prepare_videos(
@@ -93,6 +95,15 @@ def _plan(options: argparse.Namespace) -> list[ClipJob]:
     return jobs
 
 
+def _choose_encoding(options: argparse.Namespace) -> EncodingSettings:
+    """Returns the settings of the named profile, with what the user set otherwise."""
+    changes = {"crf": options.crf, "keyframe_interval_frames": options.keyframe_interval}
+    return dataclasses.replace(
+        PROFILES[options.profile].settings,
+        **{name: value for name, value in changes.items() if value is not None},
+    )
+
+
 def _print_summary(result: PreparationResult, output: Path) -> None:
     print(f"\n{'split':<8}{'asked':>9}{'present':>9}{'missing':>9}{'unreadable':>12}  fingerprint")
     num_unreadable = 0
@@ -105,10 +116,13 @@ def _print_summary(result: PreparationResult, output: Path) -> None:
     print(f"\n{result.num_written} videos prepared now, {result.num_kept} before")
     if num_unreadable:
         print(f"unreadable videos, with reasons: {output / QUARANTINE_NAME}")
-    if result.num_leaked:
+    if result.duplicates:
+        num_leaked = len({(one.split, one.id) for one in result.duplicates})
+        num_exact = len({(one.split, one.id) for one in result.duplicates if one.kind == "exact"})
         print(
-            f"warning: {result.num_leaked} videos of val and test have the same frames as a video"
-            " of train; an accuracy on them says little"
+            f"warning: {num_leaked} videos of val and test are in train too, {num_exact} of them"
+            f" with the same pictures, so an accuracy on them says little;"
+            f" see {output / DUPLICATES_NAME}"
         )
     print(f"next: python launch.py train CONFIG.yaml data.root={output}")
 
@@ -149,13 +163,31 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="of the prepared videos; smaller ones keep their size (256)",
     )
-    add("--crf", type=_crf, default=23, help="libx264's quality, 0 (lossless) to 51 (23)")
+    add(
+        "--profile",
+        choices=PROFILES,
+        default=DEFAULT_PROFILE,
+        help="how to encode (%(default)s). "
+        + "; ".join(f"{name}: {profile.purpose}" for name, profile in PROFILES.items()),
+    )
+    add(
+        "--crf",
+        type=_crf,
+        help="libx264's quality, 0 (lossless) to 51; the profile's (23) unless set",
+    )
     add(
         "--keyframe-interval",
         type=_positive,
-        default=12,
         metavar="FRAMES",
-        help="from one keyframe to the next: smaller reads faster and takes more space (12)",
+        help="from one keyframe to the next: smaller reads faster and takes more space; the"
+        " profile's unless set",
+    )
+    add(
+        "--rawframes-fps",
+        type=_rate,
+        default=30,
+        metavar="FPS",
+        help="images per second, where videos are folders of images (%(default)s)",
     )
     add(
         "--workers",
@@ -178,6 +210,10 @@ def _positive(text: str) -> int:
 
 def _crf(text: str) -> int:
     return _checked(int(text), 0 <= int(text) <= 51, "from 0 to 51")
+
+
+def _rate(text: str) -> float:
+    return _checked(float(text), 0.1 <= float(text) <= 1000, "from 0.1 to 1000")
 
 
 def _even_pixels(text: str) -> int:

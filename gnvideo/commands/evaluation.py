@@ -11,7 +11,7 @@ import torch
 
 from gnvideo.build import build_prepare, build_view_loader
 from gnvideo.config import RunConfig
-from gnvideo.data.coverage import read_coverage
+from gnvideo.data.coverage import format_coverage, read_coverage
 from gnvideo.data.video_index import VideoIndex
 from gnvideo.evaluation import EvaluationResult, evaluate, get_protocol, save_evaluation
 from gnvideo.evaluation.results import Statistics
@@ -79,12 +79,7 @@ class Evaluator:
 
 def format_metrics(evaluation: Mapping[str, Any]) -> str:
     """Returns one line of an evaluation file: protocol, accuracies, and on which videos."""
-    coverage = evaluation["coverage"]
-    where = (
-        f"{evaluation['split']} {coverage['present']:,} of {coverage['asked']:,}"
-        f" ({100 * coverage['present'] / max(coverage['asked'], 1):.1f} %),"
-        f" fingerprint {coverage['fingerprint']}"
-    )
+    where = format_coverage(evaluation["split"], evaluation["coverage"])
     if evaluation["video_top1"] is None:
         return f"{evaluation['protocol']}: predictions without labels, {where}"
     return (

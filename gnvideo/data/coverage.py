@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +20,9 @@ def write_coverage(root: Path, rows: Sequence[ManifestRow]) -> dict[str, Any]:
     """Writes and returns how much of each split was asked for and is there, with fingerprints.
 
     The fingerprint of a split is a hash over its "ok" rows' (id, label, content hash), sorted; that
-    of the folder is a hash over its splits' names and fingerprints. Two folders with equal
-    fingerprints hold the same frames.
+    of the folder is a hash over its splits' names and fingerprints. So it names the copy: it is the
+    same on two machines that prepared the same videos in the same way, wherever they lie and in
+    whatever order; another video, label, split, size or encoding gives another.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -67,6 +68,17 @@ def read_coverage(root: Path) -> dict[str, Any]:
     if not isinstance(coverage, dict) or "splits" not in coverage:
         raise ManifestError(f"{path} is damaged (no 'splits'); {PREPARE_HINT}")
     return cast(dict[str, Any], coverage)
+
+
+def format_coverage(split: str, entry: Mapping[str, Any]) -> str:
+    """Returns on which videos an accuracy stands, `entry` being that of `split` in coverage.json.
+
+    For example "val 19,796 of 19,906 (99.4 %), fingerprint ab12cd34ef56". The share is rounded
+    down: 100.0 % says that nothing is missing.
+    """
+    present, asked = entry["present"], entry["asked"]
+    share = 1000 * present // max(asked, 1) / 10
+    return f"{split} {present:,} of {asked:,} ({share:.1f} %), fingerprint {entry['fingerprint']}"
 
 
 def _compute_fingerprint(entries: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,6 @@ not be the same, as in MPEG transport streams, the file is decoded once instead.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,36 +21,10 @@ import numpy.typing as npt
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from gnvideo.data.video_file import AVI, MATROSKA, MP4, get_video_stream, open_video_file
 from gnvideo.errors import VideoError
 
 PREPARE_HINT = "prepare it again with data_tools/preprocess_kinetics.py, or leave it out"
-
-# PyAV 18 gives up on a title that is not UTF-8 unless told otherwise; 19 has no such argument.
-_TEXT_ARGUMENTS: dict[str, Any] = (
-    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-)
-
-
-# A frame with more pixels is refused before memory for it is taken: 8K UHD (7680 x 4320) fits, a
-# header that claims 65,000 x 65,000 does not.
-MAX_FRAME_PIXELS = 2**25
-
-# Containers of one file. Playlists, scripts and image sequences, which name other files, are not
-# among them.
-_CONTAINERS = (
-    *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "nut", "ivf", "gif"),
-    "dv",
-)
-
-_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": ",".join(_CONTAINERS),
-    "max_pixels": str(MAX_FRAME_PIXELS),
-}
-
-# Their headers describe their streams, so that no packet needs to be read and decoded to know them.
-_MP4, _MATROSKA, _AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
-_HEADER_ONLY_OPTIONS = {"probesize": "32", "analyzeduration": "1", "skip_frame": "all"}
 
 # Codecs of which every packet holds one frame that is shown. In VP8, for example, some are hidden.
 _ONE_FRAME_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg"})
@@ -121,47 +94,19 @@ def open_video(
     """Opens a local video file and yields its container and main video stream.
 
     Args:
-        path: The file. Nothing else is opened, whatever it holds.
+        path: The file.
         num_threads: Of the decoder.
-        probe: Whether packets are decoded to find out what the header does not say, such as the
-            pixel format. Containers whose headers say little are probed in any case.
+        probe: See `open_video_file`.
 
     Raises:
-        VideoError: the file cannot be opened, its frames are larger than `MAX_FRAME_PIXELS`, or
-            FFmpeg fails inside the `with` block.
+        VideoError: the file cannot be opened, or FFmpeg fails inside the `with` block.
     """
     try:
-        with _open_container(path, probe) as container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, VideoStream) or not stream.codec_context:
-                raise VideoError(f"{path}: no video stream that can be decoded; {PREPARE_HINT}")
-            context = stream.codec_context
-            # FFmpeg takes back the size that is over `max_pixels` and leaves 0.
-            if not 0 < context.width * context.height <= MAX_FRAME_PIXELS:
-                raise VideoError(
-                    f"{path}: the size of its frames is unknown, or over the limit of"
-                    f" {MAX_FRAME_PIXELS:,} pixels; leave it out"
-                )
-            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
-            context.thread_count = num_threads
-            # Slices of a frame are few in most files, so that threads need several frames at once.
-            context.thread_type = "FRAME" if num_threads > 1 else "NONE"
-            yield container, stream
+        with open_video_file(path, probe=probe) as container:
+            yield container, get_video_stream(container, num_threads)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         cause = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise VideoError(f"{path}: the video cannot be read ({cause}); {PREPARE_HINT}") from error
-
-
-def _open_container(path: Path, probe: bool) -> InputContainer:
-    # The prefix keeps a name with a colon from being taken for a protocol.
-    url = f"file:{os.fspath(path)}"
-    if not probe:
-        container = av.open(url, options=_OPTIONS | _HEADER_ONLY_OPTIONS, **_TEXT_ARGUMENTS)
-        # Which of several streams is the main one depends on what their packets are like.
-        if container.format.name in (_MP4, _MATROSKA) and len(container.streams.video) == 1:
-            return container
-        container.close()
-    return av.open(url, options=_OPTIONS, **_TEXT_ARGUMENTS)
 
 
 @contextmanager
@@ -194,7 +139,7 @@ def read_frame_table(path: Path) -> FrameTable:
 def read_header(container: InputContainer, stream: VideoStream) -> StreamHeader | None:
     """Returns what an MP4's header tells of its frames, or None where it tells less."""
     if (
-        container.format.name != _MP4
+        container.format.name != MP4
         or stream.codec_context.codec.canonical_name not in _ONE_FRAME_CODECS
     ):
         return None
@@ -218,10 +163,10 @@ def scan_packets(container: InputContainer, stream: VideoStream) -> FrameTable |
     """
     context = stream.codec_context
     if (
-        container.format.name not in (_MP4, _MATROSKA, _AVI)
+        container.format.name not in (MP4, MATROSKA, AVI)
         or context.codec.canonical_name not in _ONE_FRAME_CODECS
         # AVI holds the order of decoding only.
-        or (container.format.name == _AVI and context.has_b_frames)
+        or (container.format.name == AVI and context.has_b_frames)
     ):
         return None
     with demux(container, stream) as packets:
@@ -270,7 +215,7 @@ def scan_by_decoding(path: Path) -> FrameTable:
             for frame in packet.decode()
         ]
         time_base = _read_time_base(stream)
-        is_avi = container.format.name == _AVI
+        is_avi = container.format.name == AVI
     num_decoded = len(entries)
     # A file that is cut short ends in a frame of which a part is filled in.
     while entries and entries[-1][2]:

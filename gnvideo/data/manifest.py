@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 MANIFEST_NAME = "manifest.parquet"
 
 _VERSION_KEY = b"gnvideo_manifest_version"
-_VERSION = b"1"
+_VERSION = b"2"
 PREPARE_HINT = "write the folder with data_tools/preprocess_kinetics.py"
 
 Status = Literal["ok", "missing", "unreadable"]
@@ -39,6 +39,7 @@ _SCHEMA = pa.schema(
         pa.field("content_hash", pa.string()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("perceptual_hashes", pa.string()),
     ],
     metadata={_VERSION_KEY: _VERSION},
 )
@@ -60,9 +61,11 @@ class ManifestRow:
         duration: Seconds.
         keyframe_interval: Largest number of frames from one keyframe to the next, or to the end.
         bytes: Size of the prepared file.
-        content_hash: Hash of the decoded frames; None unless status is "ok".
+        content_hash: As in `EncodedVideo`; None unless status is "ok".
         status: "ok", "missing" (no source file) or "unreadable" (a source that does not decode).
         reason: Why status is not "ok"; None otherwise.
+        perceptual_hashes: What the video looks like, as `PerceptualHasher.format` writes it; None
+            unless status is "ok".
     """
 
     id: str
@@ -79,6 +82,7 @@ class ManifestRow:
     content_hash: str | None
     status: Status
     reason: str | None
+    perceptual_hashes: str | None = None
 
 
 def make_failed_row(

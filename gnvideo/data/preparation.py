@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from gnvideo.atomic_file import write_text_atomic
 from gnvideo.data.annotations import make_clip_id
 from gnvideo.data.class_list import write_classes
 from gnvideo.data.coverage import write_coverage
-from gnvideo.data.encoding import DEFAULT_SETTINGS, EncodedVideo, EncodingSettings
+from gnvideo.data.duplicates import Duplicate, find_duplicates, write_duplicates
+from gnvideo.data.encoding import EncodedVideo
+from gnvideo.data.encoding_profiles import DEFAULT_SETTINGS, EncodingSettings
 from gnvideo.data.manifest import (
     MANIFEST_NAME,
     ManifestRow,
@@ -32,7 +35,7 @@ from gnvideo.data.manifest import (
 from gnvideo.data.preparation_log import PreparationLog, open_preparation_log
 from gnvideo.data.preparation_plan import ClipJob, Source, check_folders, make_relative_path
 from gnvideo.data.process_pool import run_in_processes
-from gnvideo.data.transcoding import read_duration_seconds, transcode_video
+from gnvideo.data.transcoding import read_duration_seconds, transcode_images, transcode_video
 from gnvideo.errors import VideoError
 
 QUARANTINE_NAME = "quarantine.csv"
@@ -49,10 +52,12 @@ class PreparationSettings:
     Attributes:
         short_side_pixels: Of the prepared videos; smaller videos keep their size. Even.
         encoding: How they are encoded.
+        rawframes_fps: Images per second of sources that are folders of images.
     """
 
     short_side_pixels: int = 256
     encoding: EncodingSettings = DEFAULT_SETTINGS
+    rawframes_fps: float = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +86,13 @@ class PreparationResult:
         coverage: As in coverage.json.
         num_kept: Clips that an earlier run had prepared.
         num_written: Clips that this run prepared.
-        num_leaked: Videos of "val" and "test" with the very frames of a video of "train".
+        duplicates: Videos of "val" and "test" that are in "train" too, as in duplicates.csv.
     """
 
     coverage: dict[str, Any]
     num_kept: int
     num_written: int
-    num_leaked: int
+    duplicates: list[Duplicate]
 
 
 def prepare_videos(
@@ -150,10 +155,12 @@ def prepare_videos(
             quarantine.append([row.id, row.split, row.label or "", source, row.reason or ""])
         write_classes(output, (row.label for row in rows if row.label is not None))
         _write_quarantine(output, quarantine)
+        duplicates = find_duplicates(rows)
+        write_duplicates(output, duplicates)
         coverage = write_coverage(output, rows)
         # Last: it is what says that the folder is complete.
         write_manifest(output, rows)
-    return PreparationResult(coverage, num_kept, len(waiting) - len(failed), _count_leaked(rows))
+    return PreparationResult(coverage, num_kept, len(waiting) - len(failed), duplicates)
 
 
 def prepare_clip(
@@ -170,22 +177,45 @@ def prepare_clip(
     for source in job.sources:
         file = videos / source.path
         try:
-            start, end, clip_id = _find_window(job, source, file)
-            path = make_relative_path(job.split, job.label, clip_id)
-            video = transcode_video(
-                file,
-                output / path,
-                start_seconds=start,
-                end_seconds=end,
-                short_side_pixels=settings.short_side_pixels,
-                settings=settings.encoding,
-            )
+            clip_id, path, video = _transcode(job, source, file, output, settings)
         except VideoError as error:
             # Without the folder, so that the same videos give the same manifest anywhere.
             reasons.append(str(error).replace(str(file), source.path))
         else:
             return PreparedClip(clip_id, path, source.path, video)
     return UnreadableClip(clip_id, "; ".join(reasons))
+
+
+def _transcode(
+    job: ClipJob, source: Source, file: Path, output: Path, settings: PreparationSettings
+) -> tuple[str, str, EncodedVideo]:
+    """Writes the clip of `job` from `source` and returns its id, relative path and content."""
+    if source.num_frames is not None:
+        # To a rate that both 29.97 and 30000 / 1001 are.
+        fps = Fraction(settings.rawframes_fps).limit_denominator(1001)
+        end = job.end_seconds or math.ceil(source.num_frames / fps)
+        clip_id = make_clip_id(job.video_id, job.start_seconds, end)
+        path = make_relative_path(job.split, job.label, clip_id)
+        video = transcode_images(
+            file,
+            output / path,
+            num_frames=source.num_frames,
+            fps=fps,
+            short_side_pixels=settings.short_side_pixels,
+            settings=settings.encoding,
+        )
+        return clip_id, path, video
+    start, end, clip_id = _find_window(job, source, file)
+    path = make_relative_path(job.split, job.label, clip_id)
+    video = transcode_video(
+        file,
+        output / path,
+        start_seconds=start,
+        end_seconds=end,
+        short_side_pixels=settings.short_side_pixels,
+        settings=settings.encoding,
+    )
+    return clip_id, path, video
 
 
 def _prepare_all(
@@ -256,12 +286,6 @@ def _make_missing_row(job: ClipJob) -> ManifestRow:
 def _make_planned_id(job: ClipJob) -> str:
     """Returns the clip's id as far as it is known without opening its video."""
     return make_clip_id(job.video_id, job.start_seconds, job.end_seconds or 0)
-
-
-def _count_leaked(rows: Iterable[ManifestRow]) -> int:
-    readable = [row for row in rows if row.status == "ok"]
-    trained = {row.content_hash for row in readable if row.split == "train"}
-    return sum(row.split != "train" and row.content_hash in trained for row in readable)
 
 
 def _read_quarantine(output: Path) -> list[list[str]]:

@@ -30,15 +30,17 @@ _MAX_NAME_BYTES = 200
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file that may hold a clip.
+    """A file, or a folder of images, that may hold a clip.
 
     Attributes:
         path: Relative to the folder of videos, with `/`.
         is_clip: The file is the clip itself; otherwise the clip has to be cut out of it.
+        num_frames: How many images the folder holds; None: a video file.
     """
 
     path: str
     is_clip: bool
+    num_frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

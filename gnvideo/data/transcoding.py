@@ -5,28 +5,35 @@ This module imports no torch: preparation starts many processes of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import av.error
 import numpy as np
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from gnvideo.data.encoding import (
     COLOR_RANGE_MPEG,
-    DEFAULT_SETTINGS,
+    EXACT_BICUBIC,
     EncodedVideo,
-    EncodingSettings,
     write_video,
 )
+from gnvideo.data.encoding_profiles import DEFAULT_SETTINGS, EncodingSettings
+from gnvideo.data.image_folder import read_images
+from gnvideo.data.video_file import get_video_stream, open_video_file
 from gnvideo.errors import VideoError
 
 # A source of which less than this share decodes, by duration, is unreadable.
 MIN_DECODED_SHARE = Fraction(9, 10)
+
+# The longest side that libx264 encodes.
+_MAX_SIDE_PIXELS = 16384
 
 
 def transcode_video(
@@ -42,7 +49,8 @@ def transcode_video(
 
     The short side becomes `short_side_pixels`, never more than it was; both sides become even and
     pixels square. Every frame is kept, with its timestamp less that of the first. Sound is dropped.
-    Frames pass through one by one: memory does not grow with the video.
+    Frames pass through one by one: memory does not grow with the video. All become of the first
+    one's size.
 
     Broken packets are skipped. The source counts as unreadable when its decodable part, up to
     `end_seconds`, is shorter than 90 % of what the container promises, or when more than 10 % of
@@ -62,11 +70,35 @@ def transcode_video(
         SaveFailedError: writing failed half-way, for example because the disk is full.
     """
     frames = _read_frames(source, start_seconds, end_seconds)
-    scaled = _scale_upright(frames, short_side_pixels)
-    try:
-        return write_video(path, scaled, settings)
-    except av.error.FFmpegError as error:
-        raise VideoError(f"cannot re-encode {source}: {error.strerror}") from error
+    return _write_scaled(source, path, frames, short_side_pixels, settings)
+
+
+def transcode_images(
+    source: Path,
+    path: Path,
+    *,
+    num_frames: int,
+    fps: Fraction,
+    short_side_pixels: int = 256,
+    settings: EncodingSettings = DEFAULT_SETTINGS,
+) -> EncodedVideo:
+    """Writes the first `num_frames` images of the folder `source`, as `transcode_video` does.
+
+    Args:
+        source: A folder of images with numbered names, such as `img_00001.jpg`.
+        path: As in `transcode_video`; `short_side_pixels` and `settings` likewise.
+        num_frames: At least 1.
+        fps: Images per second.
+        short_side_pixels: See `path`.
+        settings: See `path`.
+
+    Raises:
+        VideoError: there are fewer images, or one does not decode; nothing stands at `path`.
+        OutputError: the folder of `path` cannot be written.
+        SaveFailedError: writing failed half-way, for example because the disk is full.
+    """
+    frames = ((frame, Fraction(1)) for frame in read_images(source, num_frames, fps))
+    return _write_scaled(source, path, frames, short_side_pixels, settings)
 
 
 def read_duration_seconds(source: Path) -> float:
@@ -75,8 +107,8 @@ def read_duration_seconds(source: Path) -> float:
     Raises:
         VideoError: `source` cannot be opened or holds no video.
     """
-    with _open_source(source) as container:
-        return float(_promised_seconds(container, _video_stream(container, source)) or 0)
+    with _open_source(source) as (container, stream):
+        return float(_promised_seconds(container, stream) or 0)
 
 
 def compute_output_size(width: int, height: int, short_side_pixels: int) -> tuple[int, int]:
@@ -87,8 +119,21 @@ def compute_output_size(width: int, height: int, short_side_pixels: int) -> tupl
     return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
 
 
+def _write_scaled(
+    source: Path,
+    path: Path,
+    frames: Iterator[tuple[av.VideoFrame, Fraction]],
+    short_side_pixels: int,
+    settings: EncodingSettings,
+) -> EncodedVideo:
+    try:
+        return write_video(path, _scale_upright(source, frames, short_side_pixels), settings)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"cannot re-encode {source}: {error.strerror}") from error
+
+
 def _scale_upright(
-    frames: Iterator[tuple[av.VideoFrame, Fraction]], short_side_pixels: int
+    source: Path, frames: Iterator[tuple[av.VideoFrame, Fraction]], short_side_pixels: int
 ) -> Iterator[av.VideoFrame]:
     size: tuple[int, int] | None = None
     # One for all frames: making one, with its threads, costs more than scaling a small frame.
@@ -98,12 +143,17 @@ def _scale_upright(
         if size is None:
             display_width = max(1, round(frame.width * pixel_aspect))
             size = compute_output_size(display_width, frame.height, short_side_pixels)
+            if max(size) > _MAX_SIDE_PIXELS:
+                raise VideoError(
+                    f"{source} would be {size[0]} x {size[1]} pixels; at most {_MAX_SIDE_PIXELS} a"
+                    " side can be encoded"
+                )
         scaled = reformatter.reformat(
             frame,
             width=size[0],
             height=size[1],
             format="yuv420p",
-            interpolation="BICUBIC",
+            interpolation=EXACT_BICUBIC,
             dst_color_range=COLOR_RANGE_MPEG,
             threads=1,
         )
@@ -137,9 +187,7 @@ def _read_frames(
     """
     packets = broken = decoded = 0
     first = last = Fraction(0)
-    with _open_source(source) as container:
-        stream = _video_stream(container, source)
-        stream.codec_context.thread_count = 1
+    with _open_source(source) as (container, stream):
         time_base = stream.time_base or Fraction(1, 90000)
         origin = (stream.start_time or 0) * time_base
         total = _promised_seconds(container, stream)
@@ -193,24 +241,23 @@ def _read_frames(
         raise VideoError(f"{source} is damaged: {broken} of {packets} packets could not be decoded")
 
 
-def _open_source(source: Path) -> InputContainer:
+@contextmanager
+def _open_source(source: Path) -> Generator[tuple[InputContainer, VideoStream]]:
     try:
         if source.stat().st_size == 0:
             raise VideoError(f"{source} is empty")
-        return av.open(str(source.absolute()), metadata_errors="replace")
+        container = open_video_file(source)
     except (OSError, ValueError, av.error.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"cannot open {source}: {reason}") from error
-
-
-def _video_stream(container: InputContainer, source: Path) -> VideoStream:
-    if not container.streams.video:
-        raise VideoError(f"{source} holds no video stream")
-    stream = container.streams.video[0]
-    # Absent, against PyAV's types, where this FFmpeg has no decoder for the stream.
-    if getattr(stream, "codec_context", None) is None:
-        raise VideoError(f"{source} is of a kind that this FFmpeg cannot decode")
-    return stream
+    with container:
+        try:
+            stream = get_video_stream(container)
+        except ValueError as error:
+            raise VideoError(f"{source} holds {error}") from error
+        # Old codecs leave the last bits of a picture to the decoder; this gives the same anywhere.
+        stream.codec_context.flags |= Flags.bitexact
+        yield container, stream
 
 
 def _promised_seconds(container: InputContainer, stream: VideoStream) -> Fraction | None:

@@ -18,7 +18,7 @@ import pytest
 from av.stream import Disposition
 
 from gnvideo.data.decoding import DECODER_NAMES, VideoDecoder, make_decoder
-from gnvideo.data.frame_table import MAX_FRAME_PIXELS
+from gnvideo.data.video_file import MAX_PIXELS
 from gnvideo.errors import VideoError
 
 
@@ -134,7 +134,7 @@ def test_a_frame_over_the_limit_is_refused_before_memory_is_taken(
     write_large_claim(path, write_video, *sides)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for read in (decoder.read_metadata, lambda p: decoder.decode_frames(p, [0])):
-        with pytest.raises(VideoError, match=rf"over the limit of {MAX_FRAME_PIXELS:,} pixels"):
+        with pytest.raises(VideoError, match=rf"over the limit of {MAX_PIXELS:,} pixels"):
             read(path)
     # In KiB. A frame of the first size would take 384,000 of them.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
@@ -142,8 +142,8 @@ def test_a_frame_over_the_limit_is_refused_before_memory_is_taken(
 
 def test_a_frame_that_grows_over_the_limit_is_an_error(tmp_path: Path) -> None:
     """The container claims a small size, the frames of the codec have another."""
-    width, height = 8208, 4112
-    assert width * height > MAX_FRAME_PIXELS
+    width, height = 8208, 8192
+    assert width * height > MAX_PIXELS
     path = tmp_path / "grown.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)

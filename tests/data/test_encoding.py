@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gnvideo.data.encoding import EncodingSettings, encode_video
-from gnvideo.errors import OutputError
+from gnvideo.data.decoding import make_decoder
+from gnvideo.data.encoding import encode_video
+from gnvideo.data.encoding_profiles import PROFILES, EncodingSettings
+from gnvideo.data.verification import verify_video
+from gnvideo.errors import OutputError, SaveFailedError
 
 
 def make_frames(count: int, height: int = 24, width: int = 32) -> Iterator[npt.NDArray[np.uint8]]:
@@ -36,7 +40,7 @@ def test_what_is_returned_is_what_the_file_holds(tmp_path: Path, fps: Fraction) 
     assert (video.frames, video.width, video.height) == (30, 32, 24)
     assert video.fps == pytest.approx(float(fps), rel=1e-6)
     assert video.duration == pytest.approx(30 / float(fps), abs=1e-3)
-    assert video.keyframe_interval == 12
+    assert video.keyframe_interval == 24
     assert video.bytes == path.stat().st_size
     assert len(decode(path)) == 30
 
@@ -120,3 +124,63 @@ except SaveFailedError as error:
     assert "a.mp4" in done.stdout
     assert "File too large" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_read_alike_by_the_decoders(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.mp4"
+    settings = PROFILES[name].settings
+    frames = make_frames(60, 64, 80)
+    video = encode_video(path, frames, fps=Fraction(25), settings=settings)
+    assert video.keyframe_interval == min(settings.keyframe_interval_frames, 60)
+    clips = [
+        make_decoder(decoder).decode_frames(path, [59, 0, 31, 8]) for decoder in ("pyav", "decord")
+    ]
+    np.testing.assert_array_equal(clips[0].frames_THWC, clips[1].frames_THWC)
+    np.testing.assert_array_equal(clips[0].timestamps_seconds, clips[1].timestamps_seconds)
+
+
+def test_the_content_hash_tells_pictures_and_encoding_but_not_bits(tmp_path: Path) -> None:
+    def hash_content(name: str, settings: EncodingSettings, change: int = 0) -> str:
+        frames = list(make_frames(5))
+        frames[3][7:9, 5:7] += np.uint8(change)
+        video = encode_video(tmp_path / name, frames, fps=Fraction(25), settings=settings)
+        return video.content_hash
+
+    # So coarse that the changed pixels are lost in the file.
+    coarse = EncodingSettings(crf=51)
+    first = hash_content("a.mp4", coarse)
+    changed = hash_content("b.mp4", coarse, change=3)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert changed != first
+    assert hash_content("c.mp4", EncodingSettings(crf=50)) != first
+
+
+@pytest.mark.parametrize("frame", [0, 10, 20], ids=["first-group", "middle-group", "last-group"])
+def test_a_file_with_a_damaged_frame_is_not_verified(tmp_path: Path, frame: int) -> None:
+    path = tmp_path / "a.mp4"
+    settings = EncodingSettings(crf=5, keyframe_interval_frames=5)
+    # Fine detail, which gives the keyframes much to say.
+    scene = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    encode_video(path, [scene] * 25, fps=Fraction(25), settings=settings)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    assert [packet.is_keyframe for packet in packets] == [t % 5 == 0 for t in range(25)]
+    place, size = packets[frame].pos, packets[frame].size
+    assert place is not None
+    data = bytearray(path.read_bytes())
+    noise = np.random.default_rng(0).integers(1, 256, size // 2, np.uint8)
+    data[place + size - size // 2 : place + size] = noise.tobytes()
+    with pytest.raises(SaveFailedError, match=r"a\.mp4"):
+        verify_video(io.BytesIO(data), path, 25)
+
+
+def test_a_file_with_other_frames_than_were_written_is_not_verified(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    encode_video(path, make_frames(25), fps=Fraction(25))
+    data = path.read_bytes()
+    assert verify_video(io.BytesIO(data), path, 25).bytes == len(data)
+    with pytest.raises(SaveFailedError, match="wrote 26 frames and read 25 back"):
+        verify_video(io.BytesIO(data), path, 26)
+    with pytest.raises(SaveFailedError, match="did not read back"):
+        verify_video(io.BytesIO(data[: len(data) // 2]), path, 25)

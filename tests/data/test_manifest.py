@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnvideo.data.class_list import read_classes, write_classes
-from gnvideo.data.coverage import read_coverage, write_coverage
+from gnvideo.data.coverage import format_coverage, read_coverage, write_coverage
 from gnvideo.data.manifest import ManifestRow, make_failed_row, read_manifest, write_manifest
 from gnvideo.data.video_index import load_video_index
 from gnvideo.errors import ClassListError, ManifestError
@@ -147,6 +147,22 @@ def test_fingerprint_depends_on_content_and_label_but_not_on_order_or_failures(
     assert fingerprint(one, dataclasses.replace(two, content_hash="x")) != reference
     assert fingerprint(one, dataclasses.replace(two, label="x")) != reference
     assert fingerprint(one) != reference
+
+
+@pytest.mark.parametrize(
+    ("present", "asked", "line"),
+    [
+        (19_796, 19_906, "val 19,796 of 19,906 (99.4 %), fingerprint ab12cd"),
+        (19_905, 19_906, "val 19,905 of 19,906 (99.9 %), fingerprint ab12cd"),
+        (3, 3, "val 3 of 3 (100.0 %), fingerprint ab12cd"),
+        (0, 3, "val 0 of 3 (0.0 %), fingerprint ab12cd"),
+    ],
+)
+def test_the_line_of_a_split_names_its_copy_and_says_complete_only_if_it_is(
+    present: int, asked: int, line: str
+) -> None:
+    entry = {"present": present, "asked": asked, "fingerprint": "ab12cd"}
+    assert format_coverage("val", entry) == line
 
 
 def test_damaged_coverage_is_a_manifest_error(tmp_path: Path) -> None:

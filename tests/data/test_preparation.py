@@ -249,7 +249,13 @@ def test_own_videos_in_class_folders_need_no_annotations(
     index = load_video_index(tmp_path / "out", "train", read_classes(tmp_path / "out"))
     assert sorted(index.label(i) for i in range(len(index))) == [0, 1]
     assert all(index.path(i).is_file() for i in range(len(index)))
-    assert "warning: 1 videos of val and test have the same frames" in capsys.readouterr().out
+    assert (
+        "warning: 1 videos of val and test are in train too, 1 of them" in capsys.readouterr().out
+    )
+    with (tmp_path / "out" / "duplicates.csv").open(newline="") as file:
+        (duplicate,) = csv.DictReader(file)
+    assert (duplicate["split"], duplicate["other_split"]) == ("val", "train")
+    assert duplicate["kind"] == "exact"
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_every_kind_of_broken_video_is_set_aside_with_its_reason(prepared_kineti
             if entry["split"] == split
         )
         assert reasons == [
-            "FILE holds no video stream",
+            "FILE holds no video stream that can be decoded",
             "FILE is empty",
             "cannot open FILE: Invalid data found when processing input",
             "cannot open FILE: Invalid data found when processing input",

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gnvideo.data.encoding import EncodedVideo, EncodingSettings
+from gnvideo.data.encoding import EncodedVideo
+from gnvideo.data.encoding_profiles import EncodingSettings
 from gnvideo.data.transcoding import compute_output_size, read_duration_seconds, transcode_video
 from gnvideo.errors import VideoError
 
@@ -106,7 +107,7 @@ def test_every_kind_of_source_keeps_its_frames_rate_and_colours(
 def test_b_frames_and_long_intervals_become_random_access(tmp_path: Path) -> None:
     source = write_source(tmp_path / "a.mp4", bf="3", g="50")
     video, frames = transcode(source)
-    assert video.keyframe_interval == 12
+    assert video.keyframe_interval == NEARLY_LOSSLESS.keyframe_interval_frames
     assert mean_difference(frames, decode(source)) < 2
 
 
