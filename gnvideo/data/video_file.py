@@ -14,6 +14,7 @@ from typing import Any
 import av
 import av.error
 from av.container import InputContainer
+from av.stream import Discard
 from av.video.stream import VideoStream
 
 # Of a frame. The largest that cameras write (8K) have half as many.
@@ -90,6 +91,10 @@ def get_video_stream(container: InputContainer, num_threads: int = 1) -> VideoSt
             or over `MAX_PIXELS`.
     """
     stream = container.streams.best("video")
+    for other in container.streams:
+        if other is not stream:
+            # Sound is not read from the file.
+            other.discard = Discard.all
     if not isinstance(stream, VideoStream) or not stream.codec_context:
         raise ValueError("no video stream that can be decoded")
     context = stream.codec_context

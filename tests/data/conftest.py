@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+from gnvideo.data.decoding import DECODER_NAMES, VideoDecoder, make_decoder
+from gnvideo.errors import DecoderUnavailableError
 
 WriteVideo = Callable[..., Path]
 
@@ -20,6 +24,15 @@ def make_frames(num_frames: int, height: int, width: int) -> npt.NDArray[np.uint
     scene = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
     frames = [np.roll(scene, (t, 2 * t), axis=(0, 1)) + 5 * t for t in range(num_frames)]
     return np.stack(frames).astype(np.uint8)
+
+
+@pytest.fixture(params=DECODER_NAMES)
+def decoder(request: pytest.FixtureRequest) -> VideoDecoder:
+    try:
+        return make_decoder(request.param)
+    except DecoderUnavailableError as error:
+        # decord has no wheel for macOS on Arm; torchcodec needs an FFmpeg of the system.
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +60,8 @@ def write_video() -> WriteVideo:
             str(path), "w", format=container_format, options=container_options or {}
         ) as container:
             sound = container.add_stream("aac", rate=8000) if with_audio_first else None
-            stream = container.add_stream(codec, rate=25)
+            # PyAV's types know video codecs by a list of literals.
+            stream: Any = container.add_stream(codec, rate=25)
             stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
             stream.options = {"g": str(keyframe_interval), "threads": "1"}
             if codec == "libx264":

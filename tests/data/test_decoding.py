@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gnvideo.data.decoding import DECODER_NAMES, VideoDecoder, make_decoder
+from gnvideo.data.decoding import VideoDecoder, make_decoder
 from gnvideo.errors import DecoderUnavailableError, VideoError
 
 MOVING_TIMES = np.cumsum(np.random.default_rng(1).integers(1, 9, 40)).tolist()
@@ -123,11 +124,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory, write_video: Any) -> dict[s
     return {name: write_video(folder / name, **how) for name, how in VIDEOS.items()}
 
 
-@pytest.fixture(params=DECODER_NAMES)
-def decoder(request: pytest.FixtureRequest) -> VideoDecoder:
-    return make_decoder(request.param)
-
-
 def decode_all(path: Path) -> npt.NDArray[np.uint8]:
     """All frames as displayed, by the plainest use of PyAV: one after the other, from the start."""
     with av.open(str(path)) as container:
@@ -167,25 +163,71 @@ def test_threads_change_no_bit(name: str, videos: dict[str, Path]) -> None:
         np.testing.assert_array_equal(decoded.frames_THWC, expected[list(indices)])
 
 
-@pytest.mark.parametrize("other", REFUSED)
+@pytest.mark.parametrize("decoder", REFUSED, indirect=True)
 @pytest.mark.parametrize("name", VIDEOS)
 def test_other_decoders_give_the_same_frames_and_times_or_refuse(
-    name: str, other: str, videos: dict[str, Path]
+    name: str, decoder: VideoDecoder, videos: dict[str, Path]
 ) -> None:
-    path = videos[name]
-    metadata = make_decoder("pyav").read_metadata(path)
+    path, pyav = videos[name], make_decoder("pyav")
+    metadata = pyav.read_metadata(path)
     last = metadata.num_frames - 1
     indices = np.append(np.random.default_rng(2).integers(0, last + 1, 12), last)
-    if name in REFUSED[other]:
+    if name in REFUSED[decoder.name]:
         with pytest.raises(VideoError, match=r"use the decoder 'pyav'") as caught:
-            make_decoder(other).decode_frames(path, indices)
+            decoder.decode_frames(path, indices)
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
         return
-    first, second = (make_decoder(n).decode_frames(path, indices) for n in ("pyav", other))
+    first, second = (d.decode_frames(path, indices) for d in (pyav, decoder))
     np.testing.assert_array_equal(first.frames_THWC, second.frames_THWC)
     np.testing.assert_array_equal(first.timestamps_seconds, second.timestamps_seconds)
-    assert make_decoder(other).read_metadata(path) == metadata
+    assert decoder.read_metadata(path) == metadata
+
+
+def test_packed_b_frames_of_mpeg4_come_out_one_by_one(tmp_path: Path) -> None:
+    """As DivX stores them: two frames in a packet, and a placeholder in the next."""
+    encoder = av.CodecContext.create("mpeg4", "w")
+    encoder.height, encoder.width, encoder.pix_fmt = 36, 48, "yuv420p"
+    encoder.time_base = Fraction(1, 25)
+    encoder.options = {"bf": "1", "b_strategy": "0", "g": "12", "threads": "1"}
+    packets: list[av.Packet[Any]] = []
+    for t in range(30):
+        image = np.random.default_rng(t // 4).integers(0, 256, (36, 48, 3), np.uint8)
+        frame = av.VideoFrame.from_ndarray(image + np.uint8(t), format="rgb24")
+        frame.pts, frame.time_base = t, Fraction(1, 25)
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    decoder = av.CodecContext.create("mpeg4", "r")
+    expected = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
+    assert len(expected) == 30
+
+    data = [bytes(packet) for packet in packets]
+    # The encoder's signature, by which packed frames are known.
+    data[0] = re.sub(rb"Lavc\d\d\.\d\d\.\d\d\d", b"DivX503b1393p", data[0])
+    assert b"DivX503b1393p" in data[0]
+    path = tmp_path / "packed.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 36, 48, "yuv420p"
+        for number, packet in enumerate(packets):
+            is_b_frame = number > 0 and (packet.pts or 0) < (packets[number - 1].pts or 0)
+            if is_b_frame:
+                # It went with the frame before; here comes a frame that says "not coded".
+                stored = b"\x00\x00\x01\xb6\x50\x0f"
+            else:
+                after = packets[number + 1 : number + 2]
+                packs_next = bool(after) and (after[0].pts or 0) < (packet.pts or 0)
+                stored = data[number] + (data[number + 1] if packs_next else b"")
+            muxed = av.Packet(stored)
+            muxed.pts = muxed.dts = number
+            muxed.time_base, muxed.stream = Fraction(1, 25), stream
+            muxed.is_keyframe = packet.is_keyframe
+            container.mux(muxed)
+    pyav = make_decoder("pyav")
+    assert pyav.read_metadata(path).num_frames == 30
+    decoded = pyav.decode_frames(path, [*range(30), 17]).frames_THWC
+    for index, image in zip([*range(30), 17], decoded, strict=True):
+        np.testing.assert_array_equal(image, expected[index].to_ndarray(format="rgb24"))
 
 
 def test_metadata_describes_the_displayed_video(videos: dict[str, Path]) -> None:

@@ -22,11 +22,6 @@ from gnvideo.data.video_file import MAX_PIXELS
 from gnvideo.errors import VideoError
 
 
-@pytest.fixture(params=DECODER_NAMES)
-def decoder(request: pytest.FixtureRequest) -> VideoDecoder:
-    return make_decoder(request.param)
-
-
 @pytest.fixture
 def listening_port() -> Iterator[tuple[int, list[bytes]]]:
     """A port, and what came in on it until the test ends."""
