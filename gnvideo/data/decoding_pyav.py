@@ -9,7 +9,7 @@ Axes: T frames, H height, W width, C colour channels (RGB).
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import dropwhile
@@ -182,10 +182,10 @@ def _read_packets(
     They are as many as it takes to know the first `last` + 1 frames in the order of display. None
     where they are not as the header says, or where the keyframe is not shown first.
     """
-    expected: list[int] = header.decoding_times[start:].tolist()
+    expected = header.decoding_times[start:]
     packets: list[av.Packet[VideoStream]] = []
     shown: list[int] = []
-    container.seek(expected[0], stream=stream)
+    container.seek(int(expected[0]), stream=stream)
     with demux(container, stream) as remaining:
         for packet in remaining:
             time, decoding_time = packet.pts, packet.dts
@@ -193,16 +193,18 @@ def _read_packets(
                 break
             if not packets and decoding_time < expected[0]:
                 continue
+            place = bisect_left(shown, time)
             if (
                 len(packets) == len(expected)
                 or decoding_time != expected[len(packets)]
                 or time < decoding_time
-                or time in shown
-                or (packets and time < shown[0])
+                # Two frames at one time, or one before the keyframe.
+                or shown[place : place + 1] == [time]
+                or (packets and not place)
             ):
                 return None
             packets.append(packet)
-            insort(shown, time)
+            shown.insert(place, time)
             # Whatever follows is decoded later, so it is not shown before this.
             if len(shown) > last and shown[last] <= decoding_time:
                 return packets
