@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -12,17 +13,45 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gnvideo.data.decoding import DECODER_NAMES, VideoDecoder, make_decoder
+from gnvideo.data.decoding import VideoDecoder, make_decoder
 from gnvideo.errors import DecoderUnavailableError, VideoError
 
 MOVING_TIMES = np.cumsum(np.random.default_rng(1).integers(1, 9, 40)).tolist()
 
-# File name -> how it is written. Both decoders read all of these.
-COMMON_VIDEOS: dict[str, dict[str, Any]] = {
+# Smaller sizes are refused by these encoders.
+HEVC: dict[str, Any] = {
+    "codec": "libx265",
+    "height": 64,
+    "width": 64,
+    "codec_options": {
+        "preset": "veryfast",
+        "x265-params": "log-level=none:pools=none:frame-threads=1:keyint=12:bframes=3",
+    },
+}
+AV1: dict[str, Any] = {
+    "codec": "libsvtav1",
+    "height": 64,
+    "width": 64,
+    "codec_options": {"preset": "12", "crf": "40"},
+}
+# With frames that are stored and not shown.
+VP9: dict[str, Any] = {
+    "codec": "libvpx-vp9",
+    "codec_options": {"deadline": "good", "cpu-used": "5", "auto-alt-ref": "1", "b": "60k"},
+}
+MPEG2: dict[str, Any] = {"codec": "mpeg2video", "codec_options": {"bf": "2", "b": "200k"}}
+MPEG4: dict[str, Any] = {"codec": "mpeg4", "codec_options": {"bf": "2"}}
+INTERLACED: dict[str, Any] = {
+    "height": 64,
+    "codec_options": {"flags": "+ilme+ildct", "x264-params": "tff=1"},
+}
+# File name -> how it is written. PyAV reads all of these.
+VIDEOS: dict[str, dict[str, Any]] = {
     "b_frames.mp4": {"b_frames": 3},
     "b_pyramid.mp4": {"b_frames": 5, "codec_options": {"x264-params": "b-pyramid=normal:ref=4"}},
     "no_b_frames.mp4": {"b_frames": 0},
     "open_gops.mp4": {"b_frames": 3, "codec_options": {"x264-params": "open-gop=1"}},
+    "open_gops.mkv": {"b_frames": 3, "codec_options": {"x264-params": "open-gop=1"}},
     # Behind decord's seek, the last frame would be another one.
     "open_gops_to_the_end.mp4": {
         "num_frames": 14,
@@ -38,6 +67,8 @@ COMMON_VIDEOS: dict[str, dict[str, Any]] = {
     "padded_lines.mp4": {"width": 16},
     "bt709.mp4": {"codec_options": {"x264-params": "colormatrix=bt709"}},
     "full_range.mp4": {"pixel_format": "yuvj420p"},
+    "half_chroma.mp4": {"pixel_format": "yuv422p"},
+    "gray.mp4": {"pixel_format": "gray"},
     "rotated_90.mp4": {"rotation": 90},
     "rotated_180.mp4": {"rotation": 180},
     "rotated_270.mp4": {"rotation": 270, "width": 52},
@@ -45,29 +76,52 @@ COMMON_VIDEOS: dict[str, dict[str, Any]] = {
     "late_start.mp4": {"times_centiseconds": range(500, 660, 4)},
     "start_offset_without_edit_list.mp4": {"container_options": {"use_editlist": "0"}},
     "fragmented.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "sound_first.mp4": {"with_audio_first": True},
     "matroska.mkv": {},
+    "sound_first.mkv": {"with_audio_first": True},
     "mixed_rates.mkv": {"times_centiseconds": MOVING_TIMES},
-}
-# Only PyAV reads these.
-PYAV_VIDEOS: dict[str, dict[str, Any]] = {
+    "hevc.mp4": HEVC,
+    "hevc.mkv": HEVC,
+    "mpeg4.mp4": MPEG4,
+    "mpeg2.mkv": MPEG2,
+    "mjpeg.mp4": {"codec": "mjpeg", "pixel_format": "yuvj420p"},
+    "vp9.webm": VP9,
+    "vp8.webm": {"codec": "libvpx", "codec_options": VP9["codec_options"]},
+    "av1.mp4": AV1,
+    "av1.webm": AV1,
     "hidden_by_edit_list.mp4": {"times_centiseconds": range(-30, 130, 4)},
     "ten_bits.mp4": {"pixel_format": "yuv420p10le"},
+    "odd_size.webm": VP9 | {"height": 37, "width": 51},
+    "interlaced.mp4": INTERLACED,
+    "interlaced.mkv": INTERLACED,
     "matroska_without_duration.mkv": {"container_options": {"live": "1"}},
     "transport_stream.ts": {},
-    "audio_video_interleave.avi": {"b_frames": 0},
+    "mpeg2.ts": MPEG2,
+    "mpeg2.mpg": MPEG2,
+    "flash.flv": {},
+    "no_b_frames.avi": {"b_frames": 0},
+    "b_frames.avi": {"b_frames": 2},
+    "mpeg4.avi": MPEG4,
+    "odd_size.avi": {"codec": "mjpeg", "pixel_format": "yuvj420p", "height": 37, "width": 51},
+    "pictures.gif": {"codec": "gif", "pixel_format": "rgb8"},
 }
-ALL_VIDEOS = COMMON_VIDEOS | PYAV_VIDEOS
+# What the others would read wrongly, or not at all.
+REFUSED_BY_BOTH = {
+    *("ten_bits.mp4", "odd_size.webm", "interlaced.mp4"),
+    *("interlaced.mkv", "transport_stream.ts", "mpeg2.ts", "mpeg2.mpg", "flash.flv"),
+    *("no_b_frames.avi", "b_frames.avi", "mpeg4.avi", "odd_size.avi", "pictures.gif"),
+}
+REFUSED = {
+    "decord": REFUSED_BY_BOTH
+    | {"hidden_by_edit_list.mp4", "matroska_without_duration.mkv", "av1.mp4", "av1.webm"},
+    "torchcodec": REFUSED_BY_BOTH | {"open_gops.mp4", "open_gops.mkv"},
+}
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory, write_video: Any) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("a folder: with spaces, 100%d and ünïcode")
-    return {name: write_video(folder / name, **how) for name, how in ALL_VIDEOS.items()}
-
-
-@pytest.fixture(params=DECODER_NAMES)
-def decoder(request: pytest.FixtureRequest) -> VideoDecoder:
-    return make_decoder(request.param)
+    return {name: write_video(folder / name, **how) for name, how in VIDEOS.items()}
 
 
 def decode_all(path: Path) -> npt.NDArray[np.uint8]:
@@ -80,12 +134,13 @@ def decode_all(path: Path) -> npt.NDArray[np.uint8]:
     return np.stack(frames).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", ALL_VIDEOS)
+@pytest.mark.parametrize("name", VIDEOS)
 def test_any_frames_equal_those_of_a_full_sequential_decode(
     name: str, videos: dict[str, Path]
 ) -> None:
     path, pyav = videos[name], make_decoder("pyav")
     expected = decode_all(path)
+    assert pyav.read_metadata(path).num_frames == len(expected)
 
     @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(st.integers(0, len(expected) - 1), min_size=1, max_size=12))
@@ -99,23 +154,80 @@ def test_any_frames_equal_those_of_a_full_sequential_decode(
     )
 
 
-@pytest.mark.parametrize("name", COMMON_VIDEOS)
-def test_both_decoders_give_the_same_frames_and_times(name: str, videos: dict[str, Path]) -> None:
-    path = videos[name]
-    num_frames = make_decoder("pyav").read_metadata(path).num_frames
-    indices = np.append(np.random.default_rng(2).integers(0, num_frames, 12), num_frames - 1)
-    first, second = (make_decoder(n).decode_frames(path, indices) for n in DECODER_NAMES)
+@pytest.mark.parametrize("name", VIDEOS)
+def test_threads_change_no_bit(name: str, videos: dict[str, Path]) -> None:
+    expected = decode_all(videos[name])
+    threaded = make_decoder("pyav", num_threads=3)
+    for indices in ([len(expected) - 1], range(0, len(expected), 3), range(len(expected))):
+        decoded = threaded.decode_frames(videos[name], indices)
+        np.testing.assert_array_equal(decoded.frames_THWC, expected[list(indices)])
+
+
+@pytest.mark.parametrize("decoder", REFUSED, indirect=True)
+@pytest.mark.parametrize("name", VIDEOS)
+def test_other_decoders_give_the_same_frames_and_times_or_refuse(
+    name: str, decoder: VideoDecoder, videos: dict[str, Path]
+) -> None:
+    path, pyav = videos[name], make_decoder("pyav")
+    metadata = pyav.read_metadata(path)
+    last = metadata.num_frames - 1
+    indices = np.append(np.random.default_rng(2).integers(0, last + 1, 12), last)
+    if name in REFUSED[decoder.name]:
+        with pytest.raises(VideoError, match=r"use the decoder 'pyav'") as caught:
+            decoder.decode_frames(path, indices)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+        return
+    first, second = (d.decode_frames(path, indices) for d in (pyav, decoder))
     np.testing.assert_array_equal(first.frames_THWC, second.frames_THWC)
     np.testing.assert_array_equal(first.timestamps_seconds, second.timestamps_seconds)
-    assert make_decoder("decord").read_metadata(path) == make_decoder("pyav").read_metadata(path)
+    assert decoder.read_metadata(path) == metadata
 
 
-@pytest.mark.parametrize("name", PYAV_VIDEOS)
-def test_decord_refuses_what_it_would_read_wrongly(name: str, videos: dict[str, Path]) -> None:
-    with pytest.raises(VideoError, match=r"use the decoder 'pyav'") as caught:
-        make_decoder("decord").decode_frames(videos[name], [20, 3])
-    assert name in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_packed_b_frames_of_mpeg4_come_out_one_by_one(tmp_path: Path) -> None:
+    """As DivX stores them: two frames in a packet, and a placeholder in the next."""
+    encoder = av.CodecContext.create("mpeg4", "w")
+    encoder.height, encoder.width, encoder.pix_fmt = 36, 48, "yuv420p"
+    encoder.time_base = Fraction(1, 25)
+    encoder.options = {"bf": "1", "b_strategy": "0", "g": "12", "threads": "1"}
+    packets: list[av.Packet[Any]] = []
+    for t in range(30):
+        image = np.random.default_rng(t // 4).integers(0, 256, (36, 48, 3), np.uint8)
+        frame = av.VideoFrame.from_ndarray(image + np.uint8(t), format="rgb24")
+        frame.pts, frame.time_base = t, Fraction(1, 25)
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    decoder = av.CodecContext.create("mpeg4", "r")
+    expected = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
+    assert len(expected) == 30
+
+    data = [bytes(packet) for packet in packets]
+    # The encoder's signature, by which packed frames are known.
+    data[0] = re.sub(rb"Lavc\d\d\.\d\d\.\d\d\d", b"DivX503b1393p", data[0])
+    assert b"DivX503b1393p" in data[0]
+    path = tmp_path / "packed.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 36, 48, "yuv420p"
+        for number, packet in enumerate(packets):
+            is_b_frame = number > 0 and (packet.pts or 0) < (packets[number - 1].pts or 0)
+            if is_b_frame:
+                # It went with the frame before; here comes a frame that says "not coded".
+                stored = b"\x00\x00\x01\xb6\x50\x0f"
+            else:
+                after = packets[number + 1 : number + 2]
+                packs_next = bool(after) and (after[0].pts or 0) < (packet.pts or 0)
+                stored = data[number] + (data[number + 1] if packs_next else b"")
+            muxed = av.Packet(stored)
+            muxed.pts = muxed.dts = number
+            muxed.time_base, muxed.stream = Fraction(1, 25), stream
+            muxed.is_keyframe = packet.is_keyframe
+            container.mux(muxed)
+    pyav = make_decoder("pyav")
+    assert pyav.read_metadata(path).num_frames == 30
+    decoded = pyav.decode_frames(path, [*range(30), 17]).frames_THWC
+    for index, image in zip([*range(30), 17], decoded, strict=True):
+        np.testing.assert_array_equal(image, expected[index].to_ndarray(format="rgb24"))
 
 
 def test_metadata_describes_the_displayed_video(videos: dict[str, Path]) -> None:
@@ -197,9 +309,6 @@ def write_broken(kind: str, path: Path, source: Path, write_video: Any) -> None:
         path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/clip.ts\n#EXT-X-ENDLIST\n")
     elif kind == "without_end":
         path.write_bytes(source.read_bytes()[:2000])
-    elif kind == "cut_short":
-        write_video(path, container_options={"movflags": "faststart"})
-        path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
     elif kind == "audio_only":
         with av.open(str(path), "w") as container:
             stream = container.add_stream("aac", rate=8000)
@@ -221,7 +330,6 @@ def write_broken(kind: str, path: Path, source: Path, write_video: Any) -> None:
         "text",
         "playlist",
         "without_end",
-        "cut_short",
         "audio_only",
         "folder",
     ],
@@ -236,6 +344,43 @@ def test_a_broken_file_is_an_error_of_one_line_that_names_it(
             read(path)
         assert str(caught.value).startswith(str(path))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
+def test_what_a_file_that_is_cut_short_holds_is_read(
+    share: float, b_frames: int, tmp_path: Path, write_video: Any
+) -> None:
+    path = write_video(
+        tmp_path / "cut.mp4", b_frames=b_frames, container_options={"movflags": "faststart"}
+    )
+    whole, pyav = decode_all(path), make_decoder("pyav")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    metadata = pyav.read_metadata(path)
+    assert 0 < metadata.num_frames < 40
+    assert metadata.num_frames + metadata.num_missing_frames == 40
+    decoded = pyav.decode_frames(path, range(metadata.num_frames)).frames_THWC
+    np.testing.assert_array_equal(decoded, whole[: metadata.num_frames])
+    num_missing = metadata.num_missing_frames
+    match = rf"frame 39 .* 0 to {metadata.num_frames - 1} \(it is cut short, {num_missing} are mis"
+    with pytest.raises(VideoError, match=match):
+        pyav.decode_frames(path, [0, 39])
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.ts", "cut.avi", "cut.webm"])
+def test_a_stream_that_ends_early_is_read_to_its_end(
+    name: str, tmp_path: Path, write_video: Any
+) -> None:
+    how = VP9 if name.endswith("webm") else {"b_frames": 0}
+    path, pyav = write_video(tmp_path / name, **how), make_decoder("pyav")
+    whole = decode_all(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    num_frames = pyav.read_metadata(path).num_frames
+    assert 0 < num_frames < len(whole)
+    decoded = pyav.decode_frames(path, range(num_frames)).frames_THWC
+    np.testing.assert_array_equal(decoded, whole[:num_frames])
+    with pytest.raises(VideoError, match=rf"frame {num_frames} .* 0 to {num_frames - 1}"):
+        pyav.decode_frames(path, [num_frames])
 
 
 def test_damaged_frames_are_an_error_that_names_the_file(
@@ -274,11 +419,15 @@ def test_no_file_stays_open(videos: dict[str, Path], decoder: VideoDecoder) -> N
 
 
 def test_an_unknown_decoder_is_refused_with_the_names_to_choose_from() -> None:
-    with pytest.raises(DecoderUnavailableError, match="choose one of: pyav, decord"):
+    with pytest.raises(DecoderUnavailableError, match="choose one of: pyav, decord, torchcodec"):
         make_decoder("opencv")
 
 
-def test_decord_that_does_not_import_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "decord", None)
-    with pytest.raises(DecoderUnavailableError, match="use the decoder 'pyav'"):
-        make_decoder("decord")
+@pytest.mark.parametrize("module", ["decord", "torchcodec.decoders"])
+def test_a_decoder_that_does_not_import_is_a_clear_error(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = module.partition(".")[0]
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DecoderUnavailableError, match=rf"'{name}' .*use the decoder 'pyav'"):
+        make_decoder(name)
