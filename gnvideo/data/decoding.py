@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ import numpy.typing as npt
 from gnvideo.errors import DecoderUnavailableError
 
 DECODER_NAMES = ("pyav", "decord")
+
+YuvMatrix = Literal["bt601", "bt709", "bt2020"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,27 @@ class DecodedFrames:
     """
 
     frames_THWC: npt.NDArray[np.uint8]
+    timestamps_seconds: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Yuv420Frames:
+    """Frames as the file stores them, in the order in which they were asked for, turned upright.
+
+    Attributes:
+        y_THW: (T, H, W) uint8 luma.
+        u_THW: (T, ceil(H/2), ceil(W/2)) uint8 chroma; `v_THW` likewise.
+        v_THW: See `u_THW`.
+        matrix: By which RGB became YUV; "bt601" also where the file does not say, as in swscale.
+        is_full_range: Whether luma and chroma use 0 to 255, not 16 to 235 and 16 to 240.
+        timestamps_seconds: As in `DecodedFrames`.
+    """
+
+    y_THW: npt.NDArray[np.uint8]
+    u_THW: npt.NDArray[np.uint8]
+    v_THW: npt.NDArray[np.uint8]
+    matrix: YuvMatrix
+    is_full_range: bool
     timestamps_seconds: npt.NDArray[np.float64]
 
 
