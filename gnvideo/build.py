@@ -100,7 +100,7 @@ def build_run_data(config: DataConfig) -> RunData:
     """
     classes = read_classes(config.root)
     train = build_index(config, config.train_split, classes)
-    num_unlabelled = int((train.class_indices < 0).sum())
+    num_unlabelled = train.count_unlabelled()
     if num_unlabelled:
         raise ManifestError(
             f"the split {config.train_split!r} of {config.root} holds {num_unlabelled} videos"
