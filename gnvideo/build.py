@@ -18,6 +18,7 @@ from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips
 from gnvideo.data.loader import TrainLoader, ViewLoader
 from gnvideo.data.transforms import TestTransform, TrainTransform, normalize_clips
 from gnvideo.data.video_index import VideoIndex, load_video_index
+from gnvideo.data.worker_pool import WorkerSettings
 from gnvideo.errors import ConfigError, ManifestError, ModelError
 from gnvideo.evaluation import Protocol
 from gnvideo.layers import NORMALIZERS, normalizer_factory
@@ -221,7 +222,8 @@ def build_train_loader(
         stop_position=stop_position,
         rank=get_rank(),
         world_size=get_world_size(),
-        num_workers=data.num_workers,
+        clips_per_open=data.clips_per_open,
+        workers=_build_workers(data),
     )
 
 
@@ -254,7 +256,16 @@ def build_view_loader(config: DataConfig, index: VideoIndex, protocol: Protocol)
         build_clip_sampler(config, protocol),
         rank=get_rank(),
         world_size=get_world_size(),
+        workers=_build_workers(config),
+    )
+
+
+def _build_workers(config: DataConfig) -> WorkerSettings:
+    return WorkerSettings(
         num_workers=config.num_workers,
+        prefetch=config.prefetch_batches,
+        start_method=config.start_method,
+        timeout_seconds=config.decode_timeout_seconds,
     )
 
 

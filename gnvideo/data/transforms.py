@@ -72,6 +72,10 @@ class TrainTransform:
             clip_TCHW = clip_TCHW.flip(-1)
         return clip_TCHW.permute(1, 0, 2, 3)
 
+    def compute_clip_shape(self, num_frames: int) -> tuple[int, int, int, int]:
+        """Returns (T, crop, crop, C)."""
+        return num_frames, self.crop_pixels, self.crop_pixels, 3
+
 
 @dataclass(frozen=True, slots=True)
 class TestTransform:
