@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 # D. Clips of a video are 64 * R + 1 positions apart. It is even, so that with the usual numbers of
 # clips and ranks all clips of a video are needed on one rank; larger, it would hold more clips in
-# memory: up to 32 * R * (R - 1) over all ranks.
+# memory: about 32 * R * (R - 1) over all ranks.
 REPEAT_DISTANCE = 64
 
 

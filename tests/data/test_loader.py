@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import ctypes
 import functools
 import pickle
+import time
 from collections.abc import Iterable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -12,15 +14,16 @@ import pytest
 import torch
 
 from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips, sample_train_clip
-from gnvideo.data.clip_stream import make_sample_generator
+from gnvideo.data.clip_stream import ClipStream, make_sample_generator
 from gnvideo.data.dataset import ClipBatch, OpenedVideo, TrainClips
 from gnvideo.data.decoding import make_decoder
+from gnvideo.data.decoding_pyav import PyavDecoder
 from gnvideo.data.loader import TrainLoader, ViewLoader
 from gnvideo.data.manifest import ManifestRow, write_manifest
 from gnvideo.data.transforms import TestTransform, TrainTransform
 from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.data.worker_pool import WorkerSettings
-from gnvideo.errors import VideoError
+from gnvideo.errors import VideoError, WorkerDiedError
 
 LENGTHS = (9, 5, 14, 8, 11)
 TRANSFORM = TrainTransform(crop_pixels=16, short_side_range_pixels=(18, 24))
@@ -144,6 +147,119 @@ def test_clip_and_label_are_those_of_the_video(index: VideoIndex, clips: list[An
     frames = make_decoder("pyav").decode_frames(index.path(video), indices).frames_THWC
     assert TRANSFORM(frames, generator).contiguous().numpy().tobytes() == data
     assert label == index.label(video)
+
+
+@pytest.fixture(scope="module")
+def repeated_clips(index: VideoIndex) -> list[tuple[str, int, int, bytes]]:
+    """60 clips of the stream with 3 clips an opened video, made one by one."""
+    return list_clips(
+        make_train_loader(index, clips_per_open=3, clips_per_batch=1, stop_position=60)
+    )
+
+
+@pytest.mark.parametrize(
+    ("world_size", "clips_per_batch", "num_workers"), [(1, 4, 0), (1, 4, 2), (2, 2, 1), (4, 3, 0)]
+)
+def test_clips_of_one_opened_video_do_not_depend_on_batches_ranks_and_workers(
+    world_size: int,
+    clips_per_batch: int,
+    num_workers: int,
+    index: VideoIndex,
+    repeated_clips: list[Any],
+) -> None:
+    ranks = [
+        make_train_loader(
+            index,
+            clips_per_open=3,
+            rank=rank,
+            world_size=world_size,
+            clips_per_batch=clips_per_batch,
+            stop_position=60,
+            workers=WorkerSettings(num_workers),
+        )
+        for rank in range(world_size)
+    ]
+    together = [clip for step in zip(*ranks, strict=True) for clip in list_clips(step)]
+    assert together == repeated_clips
+
+
+@pytest.mark.parametrize("start", [4, 16, 36, 56])
+def test_a_run_resumed_between_the_clips_of_a_video_meets_the_remaining_ones(
+    start: int, index: VideoIndex, repeated_clips: list[Any]
+) -> None:
+    loader = make_train_loader(
+        index, clips_per_open=3, clips_per_batch=4, start_position=start, stop_position=60
+    )
+    assert list_clips(loader) == repeated_clips[start:]
+
+
+def test_a_clip_is_the_same_whichever_other_clips_are_made_with_it(
+    clips: list[Any], repeated_clips: list[Any]
+) -> None:
+    # (seed, epoch, video id) decide it, whatever its place in the stream.
+    by_name = {(video_id, epoch): data for video_id, epoch, _, data in repeated_clips}
+    for video_id, epoch, _, data in clips:
+        assert by_name[video_id, epoch] == data
+
+
+def test_a_video_is_opened_once_for_several_clips(
+    index: VideoIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    decode = PyavDecoder.decode_frames
+
+    def count(self: PyavDecoder, path: Path, indices: Any) -> Any:
+        calls.append(len(indices))
+        return decode(self, path, indices)
+
+    monkeypatch.setattr(PyavDecoder, "decode_frames", count)
+    # Four cycles; in each the 5 videos, of which one has its clips at both ends of the cycle.
+    list(make_train_loader(index, clips_per_open=3, stop_position=60))
+    assert len(calls) <= 4 * (5 + 2)
+    assert max(calls) > 4
+
+
+class HangingTransform(TrainTransform):
+    """Stands for a decoder that never comes back."""
+
+    def __call__(self, frames_THWC: Any, generator: Any) -> torch.Tensor:
+        time.sleep(1000)
+        raise AssertionError
+
+
+class CrashingTransform(TrainTransform):
+    """Stands for a decoder that writes where it must not."""
+
+    def __call__(self, frames_THWC: Any, generator: Any) -> torch.Tensor:
+        ctypes.string_at(0)
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("transform", "error", "words"),
+    [
+        (HangingTransform(16, (18, 24)), VideoError, "was stuck"),
+        (CrashingTransform(16, (18, 24)), WorkerDiedError, "SIGSEGV"),
+    ],
+)
+def test_a_video_at_which_a_worker_hangs_or_crashes_is_named(
+    transform: TrainTransform, error: type[Exception], words: str, index: VideoIndex
+) -> None:
+    first, _ = ClipStream(len(index), 3).locate(0)
+    loader = TrainLoader(
+        index,
+        "pyav",
+        transform,
+        num_frames=4,
+        stride=2,
+        clips_per_batch=2,
+        seed=3,
+        stop_position=12,
+        workers=WorkerSettings(1, timeout_seconds=1.5),
+    )
+    with pytest.raises(error, match=words) as caught:
+        next(iter(loader))
+    assert str(index.path(first)) in str(caught.value)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
