@@ -33,7 +33,9 @@ _SMALL_VIDEOS = 1000
 
 def main() -> int:
     """Runs the benchmark and returns 0, or 1 where an entry of the index is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--videos", type=int, default=650_000)
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--json", type=Path)

@@ -94,24 +94,17 @@ def test_a_run_logs_what_happened_in_order(unbroken_runs: dict[str, Path]) -> No
     assert speed["peak_memory_mib"] > 10
 
 
-@pytest.mark.parametrize(("wait_seconds", "share_is_high"), [(0.05, True), (0.0, False)])
 def test_waiting_for_data_is_logged_and_what_to_do_about_it_is_said_once(
-    wait_seconds: float,
-    share_is_high: bool,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train_tiny(tmp_path, on_fetch=lambda position: time.sleep(wait_seconds), show_progress=True)
+    train_tiny(tmp_path, on_fetch=lambda position: time.sleep(0.05), show_progress=True)
     lines = capsys.readouterr().err.splitlines()
     shares = [e["data_wait_share"] for e in read_log(tmp_path) if e["event"] == "speed"]
     steps = [line for line in lines if "% waiting for data" in line]
-    assert len(steps) == len(shares) == 10
     for line, share in zip(steps, shares, strict=True):
+        assert share > 0.5
         assert f"  {100 * share:.0f} % waiting for data" in line
-        if share_is_high:
-            assert share > 0.5
-    hints = [line for line in lines if "raise data.num_workers" in line]
-    assert len(hints) == share_is_high
+    assert len([line for line in lines if "raise data.num_workers" in line]) == 1
 
 
 @pytest.fixture(scope="module")
