@@ -203,7 +203,10 @@ def test_an_override_leaves_the_given_values_as_they_are() -> None:
         ("training.learning_rate=.nan", "training.learning_rate is nan"),
         ("training.learning_rate=.inf", "training.learning_rate is inf"),
         ("data.mean=[0, 0]", "data.mean"),
-        ("data.decoder=opencv", "data.decoder is 'opencv': input should be 'pyav' or 'decord'"),
+        (
+            "data.decoder=opencv",
+            "data.decoder is 'opencv': input should be 'pyav', 'decord' or 'torchcodec'",
+        ),
         ("training.device=gpu", "training.device is 'gpu'"),
         ("training=fast", "training is 'fast'"),
         ("training=", "training is None"),

@@ -50,7 +50,7 @@ class DataConfig(StrictConfig):
     root: Path = Field(description="folder written by data_tools/preprocess_kinetics.py")
     train_split: str = "train"
     val_split: str = "val"
-    decoder: Literal["pyav", "decord"] = "pyav"
+    decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
     num_frames: int = Field(default=32, ge=1, description="frames of a clip")
     stride: int = Field(default=2, ge=1, description="video frames from one clip frame to the next")
     short_side_range_pixels: tuple[int, int] = Field(

@@ -19,7 +19,9 @@ import numpy.typing as npt
 
 from gnvideo.errors import DecoderUnavailableError
 
-DECODER_NAMES = ("pyav", "decord")
+DECODER_NAMES = ("pyav", "decord", "torchcodec")
+
+YuvMatrix = Literal["bt601", "bt709", "bt2020"]
 
 YuvMatrix = Literal["bt601", "bt709", "bt2020"]
 
@@ -30,6 +32,8 @@ class VideoMetadata:
 
     Attributes:
         num_frames: Number of frames that are displayed.
+        num_missing_frames: Frames at the end that the header promises and the file does not hold
+            because it is cut short; they are not among `num_frames`.
         fps: Average frames per second; 0 for a single frame without a rate.
         width: Pixels, as displayed; `height` likewise.
         height: See `width`.
@@ -41,6 +45,7 @@ class VideoMetadata:
     """
 
     num_frames: int
+    num_missing_frames: int
     fps: Fraction
     width: int
     height: int
@@ -85,7 +90,7 @@ class Yuv420Frames:
 
 
 class VideoDecoder(Protocol):
-    """Reads frames of video files; keeps no file open between calls and uses one thread."""
+    """Reads frames of video files; keeps no file open between calls."""
 
     @property
     def name(self) -> str:
@@ -113,8 +118,13 @@ class VideoDecoder(Protocol):
         ...
 
 
-def make_decoder(name: str) -> VideoDecoder:
+def make_decoder(name: str, *, num_threads: int = 1) -> VideoDecoder:
     """Returns the decoder called `name`, one of `DECODER_NAMES`.
+
+    Args:
+        name: Of the decoder.
+        num_threads: By which one video is decoded. 1 where several processes decode at once; as
+            many as there are cores for a single long video. The frames are the same.
 
     Raises:
         DecoderUnavailableError: no decoder has this name, or its package does not import here.
@@ -122,11 +132,15 @@ def make_decoder(name: str) -> VideoDecoder:
     if name == "pyav":
         from gnvideo.data.decoding_pyav import PyavDecoder
 
-        return PyavDecoder()
+        return PyavDecoder(num_threads)
     if name == "decord":
         from gnvideo.data.decoding_decord import DecordDecoder
 
-        return DecordDecoder()
+        return DecordDecoder(num_threads)
+    if name == "torchcodec":
+        from gnvideo.data.decoding_torchcodec import TorchcodecDecoder
+
+        return TorchcodecDecoder(num_threads)
     raise DecoderUnavailableError(
         f"unknown decoder {name!r}; choose one of: {', '.join(DECODER_NAMES)}"
     )
