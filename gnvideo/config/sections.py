@@ -51,6 +51,10 @@ class DataConfig(StrictConfig):
     train_split: str = "train"
     val_split: str = "val"
     decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    pixel_format: Literal["rgb", "yuv420"] = Field(
+        default="rgb",
+        description="yuv420: as the files store it, made rgb on the device; 8-bit 4:2:0 only",
+    )
     num_frames: int = Field(default=32, ge=1, description="frames of a clip")
     stride: int = Field(default=2, ge=1, description="video frames from one clip frame to the next")
     short_side_range_pixels: tuple[int, int] = Field(
@@ -91,6 +95,11 @@ class DataConfig(StrictConfig):
             raise ValueError(
                 f"test_short_side_pixels is {self.test_short_side_pixels}; it must be at least"
                 f" crop_pixels ({self.crop_pixels})"
+            )
+        if self.pixel_format == "yuv420" and (self.decoder != "pyav" or self.crop_pixels % 2):
+            raise ValueError(
+                f"pixel_format is yuv420, decoder {self.decoder} and crop_pixels"
+                f" {self.crop_pixels}; yuv420 needs decoder pyav and an even crop"
             )
         return self
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,38 @@ import torch
 
 from gnvideo.data.clip_sampling import sample_train_clip
 from gnvideo.data.clip_stream import make_sample_generator
-from gnvideo.data.decoding import VideoDecoder, make_decoder
+from gnvideo.data.decoding import DecodedFrames, make_decoder
+from gnvideo.data.planes import PlanesDecoder
 from gnvideo.data.shared_slots import SharedSlots
 from gnvideo.data.video_index import VideoIndex
+from gnvideo.errors import DecoderUnavailableError
+
+PixelFormat = Literal["rgb", "yuv420"]
+
+
+class FrameSource(Protocol):
+    """What of a decoder makes clips: a `VideoDecoder`, or a `PlanesDecoder`."""
+
+    def decode_frames(
+        self, path: Path, indices: Sequence[int] | npt.NDArray[np.integer], /
+    ) -> DecodedFrames:
+        """Returns the frames at `indices`; see `VideoDecoder`."""
+        ...
+
+
+def make_frame_source(decoder_name: str, pixel_format: PixelFormat) -> FrameSource:
+    """Returns the decoder called `decoder_name`, for frames in RGB or as packed planes.
+
+    Raises:
+        DecoderUnavailableError: the decoder does not import here, or does not give planes.
+    """
+    if pixel_format == "rgb":
+        return make_decoder(decoder_name)
+    if decoder_name != "pyav":
+        raise DecoderUnavailableError(
+            f"the decoder {decoder_name!r} gives no yuv420 frames; use pyav, or rgb frames"
+        )
+    return PlanesDecoder()
 
 
 class ClipTransform(Protocol):
@@ -73,6 +103,7 @@ class TrainClips:
     Args:
         index: The videos.
         decoder_name: See `make_decoder`. The decoder is made in the process that uses it.
+        pixel_format: Of the frames that `transform` gets.
         transform: From decoded frames to clips of equal size.
         num_frames: Frames of a clip.
         stride: Frames of the video from one frame of a clip to the next.
@@ -94,14 +125,16 @@ class TrainClips:
         stride: int,
         clips_per_batch: int,
         seed: int,
+        pixel_format: PixelFormat = "rgb",
     ) -> None:
         self._index = index
         self._decoder_name = decoder_name
+        self._pixel_format: PixelFormat = pixel_format
         self._transform = transform
         self._num_frames = num_frames
         self._stride = stride
         self._seed = seed
-        self._decoder: VideoDecoder | None = None
+        self._decoder: FrameSource | None = None
         self.batch_shape = (clips_per_batch, *transform.compute_clip_shape(num_frames))
         self.slots = SharedSlots(int(np.prod(self.batch_shape)))
 
@@ -113,12 +146,12 @@ class TrainClips:
             DecoderUnavailableError: the decoder does not import here.
         """
         if self._decoder is None:
-            self._decoder = make_decoder(self._decoder_name)
+            self._decoder = make_frame_source(self._decoder_name, self._pixel_format)
         for opened in videos:
             report(opened.video)
             self._make_clips_of_video(self._decoder, opened)
 
-    def _make_clips_of_video(self, decoder: VideoDecoder, opened: OpenedVideo) -> None:
+    def _make_clips_of_video(self, decoder: FrameSource, opened: OpenedVideo) -> None:
         video_id = self._index.video_id(opened.video)
         generators = [
             make_sample_generator(self._seed, epoch, video_id) for epoch, _, _ in opened.clips

@@ -23,8 +23,6 @@ DECODER_NAMES = ("pyav", "decord", "torchcodec")
 
 YuvMatrix = Literal["bt601", "bt709", "bt2020"]
 
-YuvMatrix = Literal["bt601", "bt709", "bt2020"]
-
 
 @dataclass(frozen=True, slots=True)
 class VideoMetadata:

@@ -15,8 +15,15 @@ import numpy.typing as npt
 import torch
 
 from gnvideo.data.clip_stream import ClipStream
-from gnvideo.data.dataset import ClipBatch, ClipTransform, OpenedVideo, TrainClips
-from gnvideo.data.decoding import VideoDecoder, make_decoder
+from gnvideo.data.dataset import (
+    ClipBatch,
+    ClipTransform,
+    FrameSource,
+    OpenedVideo,
+    PixelFormat,
+    TrainClips,
+    make_frame_source,
+)
 from gnvideo.data.shared_slots import SharedSlots
 from gnvideo.data.video_index import VideoIndex
 from gnvideo.data.worker_pool import WorkerSettings, iterate_items
@@ -61,6 +68,7 @@ class TrainLoader:
         rank: Of this process, from 0.
         world_size: Number of ranks.
         clips_per_open: Clips that are made of a video when it is opened, if this rank needs them.
+        pixel_format: Of the frames that `transform` gets.
         workers: Which processes make the clips.
         start_position: First position: the clips that all ranks together have consumed before.
         stop_position: End of the run: the clips that all ranks together consume in it.
@@ -84,6 +92,7 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         clips_per_open: int = 1,
+        pixel_format: PixelFormat = "rgb",
         workers: WorkerSettings = _IN_THIS_THREAD,
     ) -> None:
         _check_ranks(rank, world_size)
@@ -104,6 +113,7 @@ class TrainLoader:
             stride=stride,
             clips_per_batch=clips_per_batch,
             seed=seed,
+            pixel_format=pixel_format,
         )
         self._index = index
         self._positions = range(start_position, stop_position)
@@ -209,6 +219,7 @@ class ViewLoader:
             `functools.partial(sample_test_clips, num_frames=8, stride=8, num_clips=10)`.
         rank: Of this process, from 0.
         world_size: Number of ranks.
+        pixel_format: Of the frames that `transform` gets.
         workers: Which processes make the views.
 
     Raises:
@@ -224,11 +235,12 @@ class ViewLoader:
         *,
         rank: int = 0,
         world_size: int = 1,
+        pixel_format: PixelFormat = "rgb",
         workers: WorkerSettings = _IN_THIS_THREAD,
     ) -> None:
         _check_ranks(rank, world_size)
         self._index = index
-        self._views = _TestViews(index, decoder_name, transform, protocol_sampler)
+        self._views = _TestViews(index, decoder_name, pixel_format, transform, protocol_sampler)
         self._positions = range(rank, len(index), world_size)
         self._workers = workers
 
@@ -263,14 +275,16 @@ class _TestViews:
         self,
         index: VideoIndex,
         decoder_name: str,
+        pixel_format: PixelFormat,
         transform: Callable[[npt.NDArray[np.uint8]], torch.Tensor],
         protocol_sampler: Callable[[int], npt.NDArray[np.int64]],
     ) -> None:
         self._index = index
         self._decoder_name = decoder_name
+        self._pixel_format: PixelFormat = pixel_format
         self._transform = transform
         self._protocol_sampler = protocol_sampler
-        self._decoder: VideoDecoder | None = None
+        self._decoder: FrameSource | None = None
 
     def make_views(
         self, position: int, report: Callable[[int], None]
@@ -280,7 +294,7 @@ class _TestViews:
         The memory is made here, because every video has a size of its own.
         """
         if self._decoder is None:
-            self._decoder = make_decoder(self._decoder_name)
+            self._decoder = make_frame_source(self._decoder_name, self._pixel_format)
         report(position)
         indices = self._protocol_sampler(self._index.num_frames(position))
         views_VTHWC = _read_frames(
@@ -293,7 +307,7 @@ class _TestViews:
 
 
 def read_views(
-    decoder: VideoDecoder,
+    decoder: FrameSource,
     path: Path,
     transform: Callable[[npt.NDArray[np.uint8]], torch.Tensor],
     indices: npt.NDArray[np.int64],
@@ -310,7 +324,7 @@ def read_views(
 
 
 def _read_frames(
-    decoder: VideoDecoder,
+    decoder: FrameSource,
     path: Path,
     transform: Callable[[npt.NDArray[np.uint8]], torch.Tensor],
     indices: npt.NDArray[np.int64],
