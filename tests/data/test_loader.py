@@ -20,6 +20,11 @@ from gnvideo.data.decoding import make_decoder
 from gnvideo.data.decoding_pyav import PyavDecoder
 from gnvideo.data.loader import TrainLoader, ViewLoader
 from gnvideo.data.manifest import ManifestRow, write_manifest
+from gnvideo.data.planes import (
+    PlanesTestTransform,
+    PlanesTrainTransform,
+    convert_packed_clips,
+)
 from gnvideo.data.transforms import TestTransform, TrainTransform
 from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.data.worker_pool import WorkerSettings
@@ -58,15 +63,17 @@ def index(tmp_path_factory: pytest.TempPathFactory, write_video: Any) -> VideoIn
     return load_video_index(root, "train", ("a", "b"))
 
 
+SETTINGS: dict[str, Any] = {
+    "num_frames": 4,
+    "stride": 2,
+    "clips_per_batch": 2,
+    "seed": 3,
+    "stop_position": 12,
+}
+
+
 def make_train_loader(index: VideoIndex, **changes: Any) -> TrainLoader:
-    settings: dict[str, Any] = {
-        "num_frames": 4,
-        "stride": 2,
-        "clips_per_batch": 2,
-        "seed": 3,
-        "stop_position": 12,
-    }
-    return TrainLoader(index, "pyav", TRANSFORM, **settings | changes)
+    return TrainLoader(index, "pyav", TRANSFORM, **SETTINGS | changes)
 
 
 def list_clips(batches: Iterable[ClipBatch]) -> list[tuple[str, int, int, bytes]]:
@@ -263,6 +270,34 @@ def test_a_video_at_which_a_worker_hangs_or_crashes_is_named(
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
+def test_planes_come_through_the_loaders_as_the_decoder_gives_them(
+    num_workers: int, index: VideoIndex
+) -> None:
+    workers = WorkerSettings(num_workers)
+    transform = TrainTransform(16, (24, 24), flip_probability=0)
+    settings: dict[str, Any] = {**SETTINGS, "workers": workers}
+    rgb = next(iter(TrainLoader(index, "pyav", transform, **settings)))
+    settings["pixel_format"] = "yuv420"
+    planes = next(iter(TrainLoader(index, "pyav", PlanesTrainTransform(transform), **settings)))
+    assert planes.video_ids == rgb.video_ids
+    assert planes.clips_NCTHW.shape == (2, 1, 4, 25, 16)
+    assert convert_packed_clips(planes.clips_NCTHW).shape == rgb.clips_NCTHW.shape
+    sampler = functools.partial(sample_test_clips, num_frames=4, stride=3, num_clips=3)
+    views = ViewLoader(
+        index,
+        "pyav",
+        PlanesTestTransform(TestTransform(24, "full")),
+        sampler,
+        pixel_format="yuv420",
+        workers=workers,
+    )
+    for item, reference in zip(views, make_view_loader(index, side=24), strict=True):
+        assert item.video_id == reference.video_id
+        difference = convert_packed_clips(item.views_VCTHW) - reference.views_VCTHW
+        assert difference.abs().max() < 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_batches_are_uint8_in_channels_last_3d_layout(num_workers: int, index: VideoIndex) -> None:
     batch = next(iter(make_train_loader(index, workers=WorkerSettings(num_workers))))
     assert batch.clips_NCTHW.shape == (2, 3, 4, 16, 16)
@@ -317,9 +352,9 @@ def test_a_range_that_is_no_whole_number_of_steps_is_refused(index: VideoIndex) 
         make_train_loader(index, rank=2, world_size=2)
 
 
-def make_view_loader(index: VideoIndex, **changes: Any) -> ViewLoader:
+def make_view_loader(index: VideoIndex, side: int = 20, **changes: Any) -> ViewLoader:
     sampler = functools.partial(sample_test_clips, num_frames=4, stride=3, num_clips=3)
-    return ViewLoader(index, "pyav", TestTransform(20, "full"), sampler, **changes)
+    return ViewLoader(index, "pyav", TestTransform(side, "full"), sampler, **changes)
 
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 0), (2, 0), (7, 0), (2, 1)])
