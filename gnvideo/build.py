@@ -16,8 +16,14 @@ from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig,
 from gnvideo.data.class_list import ClassMatch, match_model_classes, read_classes
 from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips
 from gnvideo.data.loader import TrainLoader, ViewLoader
+from gnvideo.data.planes import (
+    PlanesTestTransform,
+    PlanesTrainTransform,
+    convert_packed_clips,
+)
 from gnvideo.data.transforms import TestTransform, TrainTransform, normalize_clips
 from gnvideo.data.video_index import VideoIndex, load_video_index
+from gnvideo.data.worker_pool import WorkerSettings
 from gnvideo.errors import ConfigError, ManifestError, ModelError
 from gnvideo.evaluation import Protocol
 from gnvideo.layers import NORMALIZERS, normalizer_factory
@@ -139,7 +145,7 @@ def build_run_data(config: DataConfig, resumed: LoadedWeights | None = None) -> 
         match = build_class_match(config, resumed)
         names, note = match.names, match.note
     train = build_index(config, config.train_split, names)
-    num_unlabelled = int((train.class_indices < 0).sum())
+    num_unlabelled = train.count_unlabelled()
     if num_unlabelled:
         raise ManifestError(
             f"the split {config.train_split!r} of {config.root} holds {num_unlabelled} videos"
@@ -240,7 +246,10 @@ def build_recipe(weights: LoadedWeights, data: dict[str, Any]) -> DataConfig:
 
 def build_prepare(config: DataConfig) -> Callable[[torch.Tensor], torch.Tensor]:
     """Returns the function from uint8 clips on the device to the model's float32 input."""
-    return partial(normalize_clips, mean=config.mean, std=config.std, dtype=torch.float32)
+    normalize = partial(normalize_clips, mean=config.mean, std=config.std, dtype=torch.float32)
+    if config.pixel_format == "rgb":
+        return normalize
+    return lambda clips: normalize(convert_packed_clips(clips))
 
 
 def build_train_loader(
@@ -248,10 +257,13 @@ def build_train_loader(
 ) -> TrainLoader:
     """Returns this process's share of the clips [start_position, stop_position) of the stream."""
     data = config.data
+    transform = TrainTransform(
+        data.crop_pixels, data.short_side_range_pixels, data.flip_probability
+    )
     return TrainLoader(
         index,
         data.decoder,
-        TrainTransform(data.crop_pixels, data.short_side_range_pixels, data.flip_probability),
+        transform if data.pixel_format == "rgb" else PlanesTrainTransform(transform),
         num_frames=data.num_frames,
         stride=data.stride,
         clips_per_batch=config.training.clips_per_batch,
@@ -260,7 +272,9 @@ def build_train_loader(
         stop_position=stop_position,
         rank=get_rank(),
         world_size=get_world_size(),
-        num_workers=data.num_workers,
+        clips_per_open=data.clips_per_open,
+        pixel_format=data.pixel_format,
+        workers=_build_workers(data),
     )
 
 
@@ -286,14 +300,25 @@ def build_clip_sampler(
 
 def build_view_loader(config: DataConfig, index: VideoIndex, protocol: Protocol) -> ViewLoader:
     """Returns this process's share of the videos, as views of the protocol."""
+    transform = build_test_transform(config, protocol)
     return ViewLoader(
         index,
         config.decoder,
-        build_test_transform(config, protocol),
+        transform if config.pixel_format == "rgb" else PlanesTestTransform(transform),
         build_clip_sampler(config, protocol),
         rank=get_rank(),
         world_size=get_world_size(),
+        pixel_format=config.pixel_format,
+        workers=_build_workers(config),
+    )
+
+
+def _build_workers(config: DataConfig) -> WorkerSettings:
+    return WorkerSettings(
         num_workers=config.num_workers,
+        prefetch=config.prefetch_batches,
+        start_method=config.start_method,
+        timeout_seconds=config.decode_timeout_seconds,
     )
 
 

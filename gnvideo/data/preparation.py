@@ -22,6 +22,7 @@ from gnvideo.data.coverage import write_coverage
 from gnvideo.data.duplicates import Duplicate, find_duplicates, write_duplicates
 from gnvideo.data.encoding import EncodedVideo
 from gnvideo.data.encoding_profiles import DEFAULT_SETTINGS, EncodingSettings
+from gnvideo.data.index_packing import write_video_indexes
 from gnvideo.data.limited_process import JobFailure
 from gnvideo.data.manifest import (
     MANIFEST_NAME,
@@ -167,8 +168,9 @@ def prepare_videos(
         duplicates = find_duplicates(rows)
         write_duplicates(output, duplicates)
         coverage = write_coverage(output, rows)
-        # Last: it is what says that the folder is complete.
+        # It is what says that the folder is complete; indexes can be made of it at any time.
         write_manifest(output, rows)
+        write_video_indexes(output)
     return PreparationResult(
         coverage, len(survey.kept), len(survey.waiting) - len(failed), duplicates
     )
