@@ -14,10 +14,11 @@ import torch
 
 from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig, make_config
 from gnvideo.data.class_list import read_classes
-from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips
 from gnvideo.data.loader import TrainLoader, ViewLoader
+from gnvideo.data.manifest import read_manifest_table
 from gnvideo.data.transforms import TestTransform, TrainTransform, normalize_clips
 from gnvideo.data.video_index import VideoIndex, load_video_index
+from gnvideo.data.view_sampling import RULES_BY_TIME, IndexedViewSampler, make_view_sampler
 from gnvideo.errors import ConfigError, ManifestError, ModelError
 from gnvideo.evaluation import Protocol
 from gnvideo.layers import NORMALIZERS, normalizer_factory
@@ -226,19 +227,18 @@ def build_train_loader(
 
 
 def build_test_transform(config: DataConfig, protocol: Protocol) -> TestTransform:
-    """Returns the transform of the protocol's views."""
-    crop_pixels = None if protocol.crop == "full" else config.crop_pixels
-    return TestTransform(config.test_short_side_pixels, protocol.crop, crop_pixels)
+    """Returns the transform of the protocol's clips; three crops are cut by the evaluator."""
+    if protocol.crop == "center":
+        return TestTransform(config.test_short_side_pixels, "center", config.crop_pixels)
+    return TestTransform(config.test_short_side_pixels, "full")
 
 
-def build_clip_sampler(
+def build_view_sampler(
     config: DataConfig, protocol: Protocol
-) -> Callable[[int], npt.NDArray[np.int64]]:
-    """Returns the function from a video's number of frames to the frame indices of its views."""
-    if protocol.num_clips == 1:
-        return partial(sample_center_clip, num_frames=config.num_frames, stride=config.stride)
-    return partial(
-        sample_test_clips,
+) -> Callable[[int, float], npt.NDArray[np.int64]]:
+    """Returns the function from a video's frames and rate to the frame indices of its clips."""
+    return make_view_sampler(
+        protocol.sampling,
         num_frames=config.num_frames,
         stride=config.stride,
         num_clips=protocol.num_clips,
@@ -246,16 +246,31 @@ def build_clip_sampler(
 
 
 def build_view_loader(config: DataConfig, index: VideoIndex, protocol: Protocol) -> ViewLoader:
-    """Returns this process's share of the videos, as views of the protocol."""
+    """Returns this process's share of the videos, as clips of the protocol."""
     return ViewLoader(
         index,
         config.decoder,
         build_test_transform(config, protocol),
-        build_clip_sampler(config, protocol),
+        IndexedViewSampler(
+            index,
+            build_view_sampler(config, protocol),
+            _read_frame_rates(index) if protocol.sampling in RULES_BY_TIME else None,
+        ),
         rank=get_rank(),
         world_size=get_world_size(),
         num_workers=config.num_workers,
     )
+
+
+def _read_frame_rates(index: VideoIndex) -> npt.NDArray[np.float64]:
+    """Returns the frames per second of each video of the index."""
+    columns = read_manifest_table(index.root, ["id", "split", "fps"]).to_pydict()
+    rates = {
+        video_id: fps
+        for video_id, split, fps in zip(*columns.values(), strict=True)
+        if split == index.split
+    }
+    return np.array([rates[index.video_id(i)] for i in range(len(index))], np.float64)
 
 
 def build_optimizer(config: RunConfig, model: torch.nn.Module) -> Sgd:

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gnvideo.build import (
-    build_clip_sampler,
     build_described_model,
     build_device_name,
     build_prepare,
     build_recipe,
     build_test_transform,
+    build_view_sampler,
 )
 from gnvideo.config import DataConfig
 from gnvideo.data.decoding import make_decoder
@@ -57,6 +57,7 @@ def run_predict(
         prepare=build_prepare(data),
         device=device,
         class_names=classes,
+        crop=protocol.crop,
     )
     # The video's own name is data, not markup.
     console = Console(markup=False)
@@ -73,8 +74,9 @@ def _read_videos(
 ) -> Iterator[VideoViews]:
     decoder = make_decoder(data.decoder)
     transform = build_test_transform(data, protocol)
-    sampler = build_clip_sampler(data, protocol)
+    sampler = build_view_sampler(data, protocol)
     for position, path in enumerate(videos):
-        num_frames = decoder.read_metadata(path).num_frames
-        views = read_views(decoder, path, transform, sampler(num_frames))
+        metadata = decoder.read_metadata(path)
+        indices_VT = sampler(metadata.num_frames, float(metadata.fps))
+        views = read_views(decoder, path, transform, indices_VT)
         yield VideoViews(views, label=-1, video_id=str(path), position=position)

@@ -130,9 +130,9 @@ class ViewLoader:
         index: The videos.
         decoder_name: See `make_decoder`.
         transform: From decoded frames (T, H, W, C) to a clip (C, T, H', W'), as `TestTransform`.
-        protocol_sampler: From the number of frames of a video to the frame indices of its views,
+        protocol_sampler: From a video's place in the index to the frame indices of its views,
             (V, T), or (T,) for one view. Worker processes need one that pickles, such as
-            `functools.partial(sample_test_clips, num_frames=8, stride=8, num_clips=10)`.
+            `IndexedViewSampler`.
         rank: Of this process, from 0.
         world_size: Number of ranks.
         num_workers: Worker processes; 0 decodes in the calling thread.
@@ -189,7 +189,7 @@ class _TestViews:
     def make_views(self, position: int) -> VideoViews:
         if self._decoder is None:
             self._decoder = make_decoder(self._decoder_name)
-        indices_VT = self._protocol_sampler(self._index.num_frames(position))
+        indices_VT = self._protocol_sampler(position)
         path = self._index.path(position)
         return VideoViews(
             views_VCTHW=read_views(self._decoder, path, self._transform, indices_VT),

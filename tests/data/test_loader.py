@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips, sample_train_clip
+from gnvideo.data.clip_sampling import sample_train_clip
 from gnvideo.data.dataset import (
     ClipBatch,
     TrainClips,
@@ -22,6 +21,7 @@ from gnvideo.data.loader import TrainLoader, ViewLoader
 from gnvideo.data.manifest import ManifestRow, write_manifest
 from gnvideo.data.transforms import TestTransform, TrainTransform
 from gnvideo.data.video_index import VideoIndex, load_video_index
+from gnvideo.data.view_sampling import IndexedViewSampler, make_view_sampler
 from gnvideo.errors import VideoError
 
 LENGTHS = (9, 5, 14, 8, 11)
@@ -200,8 +200,12 @@ def test_a_range_that_is_no_whole_number_of_steps_is_refused(index: VideoIndex) 
         make_train_loader(index, rank=2, world_size=2)
 
 
+def make_sampler(index: VideoIndex, rule: str, **counts: int) -> IndexedViewSampler:
+    return IndexedViewSampler(index, make_view_sampler(rule, **counts), None)
+
+
 def make_view_loader(index: VideoIndex, **changes: Any) -> ViewLoader:
-    sampler = functools.partial(sample_test_clips, num_frames=4, stride=3, num_clips=3)
+    sampler = make_sampler(index, "nonlocal", num_frames=4, stride=3, num_clips=3)
     return ViewLoader(index, "pyav", TestTransform(20, "full"), sampler, **changes)
 
 
@@ -229,17 +233,17 @@ def test_ranks_together_see_the_views_of_each_video_once(
 
 
 def test_views_are_the_frames_of_the_protocol(index: VideoIndex) -> None:
-    sampler = functools.partial(sample_test_clips, num_frames=4, stride=3, num_clips=3)
+    sampler = make_sampler(index, "nonlocal", num_frames=4, stride=3, num_clips=3)
     loader = ViewLoader(index, "pyav", TestTransform(24, "full"), sampler)
     for item in loader:
-        indices = sampler(index.num_frames(item.position))
+        indices = sampler(item.position)
         frames = make_decoder("pyav").decode_frames(index.path(item.position), indices.ravel())
         expected = frames.frames_THWC.reshape(3, 4, 24, 32, 3)
         np.testing.assert_array_equal(item.views_VCTHW.permute(0, 2, 3, 4, 1).numpy(), expected)
 
 
 def test_one_clip_gives_one_view(index: VideoIndex) -> None:
-    sampler = functools.partial(sample_center_clip, num_frames=4, stride=1)
+    sampler = make_sampler(index, "center", num_frames=4, stride=1, num_clips=1)
     item = next(iter(ViewLoader(index, "pyav", TestTransform(20, "center", 16), sampler)))
     assert item.views_VCTHW.shape == (1, 3, 4, 16, 16)
     assert item.label == -1

@@ -24,7 +24,9 @@ from gnvideo.evaluation import EvaluationResult, Protocol, evaluate
 
 NUM_VIDEOS = 7
 WORLD_SIZE = 2
-PROTOCOL = Protocol(name="three", num_clips=3, crop="full", description="for tests")
+PROTOCOL = Protocol(
+    name="three", num_clips=3, sampling="nonlocal", crop="full", description="for tests"
+)
 
 
 @dataclass(frozen=True)
