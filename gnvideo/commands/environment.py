@@ -14,7 +14,16 @@ import torch
 
 import gnvideo
 
-_PACKAGES = ("torch", "torchvision", "pytorchvideo", "av", "decord", "numpy", "triton")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorchvideo",
+    "av",
+    "decord",
+    "torchcodec",
+    "numpy",
+    "triton",
+)
 
 
 def describe_environment() -> dict[str, Any]:
