@@ -19,7 +19,7 @@ from gnvideo.build import (
 from gnvideo.config import DataConfig
 from gnvideo.data.decoding import make_decoder
 from gnvideo.data.loader import VideoViews, read_views
-from gnvideo.errors import ConfigError
+from gnvideo.errors import ConfigError, VideoError
 from gnvideo.evaluation import Protocol, get_protocol, predict_videos, rank_classes
 from gnvideo.training.checkpoint import load_weights
 
@@ -57,7 +57,7 @@ def run_predict(
         prepare=build_prepare(data),
         device=device,
         class_names=classes,
-        crop=protocol.crop,
+        protocol=protocol,
     )
     # The video's own name is data, not markup.
     console = Console(markup=False)
@@ -77,6 +77,9 @@ def _read_videos(
     sampler = build_view_sampler(data, protocol)
     for position, path in enumerate(videos):
         metadata = decoder.read_metadata(path)
-        indices_VT = sampler(metadata.num_frames, float(metadata.fps))
+        try:
+            indices_VT = sampler(metadata.num_frames, float(metadata.fps))
+        except VideoError as error:
+            raise VideoError(f"{path}: {error}") from None
         views = read_views(decoder, path, transform, indices_VT)
         yield VideoViews(views, label=-1, video_id=str(path), position=position)

@@ -23,8 +23,8 @@ from gnvideo.evaluation.metrics import (
 )
 from gnvideo.evaluation.protocols import Protocol
 from gnvideo.evaluation.results import EvaluationResult
-from gnvideo.evaluation.view_crops import Crop, compute_view_size, count_crops, cut_view
-from gnvideo.evaluation.view_scoring import PositionClassifier, Precision, ViewScorer
+from gnvideo.evaluation.view_crops import CROPS_PER_CLIP
+from gnvideo.evaluation.view_scoring import PositionClassifier, Precision, View, ViewScorer
 
 
 class VideoViews(typing.Protocol):
@@ -96,7 +96,7 @@ def evaluate(
                 prepare=prepare,
                 device=device,
                 class_names=class_names,
-                crop=protocol.crop,
+                protocol=protocol,
                 precision=precision,
                 views_per_forward=views_per_forward,
             )
@@ -119,13 +119,11 @@ def predict_videos(
     prepare: Callable[[Tensor], Tensor],
     device: torch.device | str,
     class_names: Sequence[str],
-    crop: Crop = "full",
+    protocol: Protocol,
     precision: Precision = "float32",
     views_per_forward: int = 16,
 ) -> Generator[VideoPrediction]:
     """Yields the prediction of each video, in the order of `videos`; arguments as in `evaluate`.
-
-    With `crop` "three" each clip of a video is three views, else one.
 
     The model is in evaluation mode from the first prediction asked for until the generator ends or
     is closed. Views of consecutive videos of equal shape share a forward pass, and a video of many
@@ -143,10 +141,12 @@ def predict_videos(
         )
     modules_in_training = [module for module in model.modules() if module.training]
     model.eval()
-    scorer = ViewScorer(model, prepare, torch.device(device), precision, views_per_forward)
+    scorer = ViewScorer(
+        model, prepare, torch.device(device), protocol, precision, views_per_forward
+    )
     try:
         view_probabilities: list[Tensor] = []
-        for pieces in _group_views(videos, crop, scorer):
+        for pieces in _group_views(videos, CROPS_PER_CLIP[protocol.crop], scorer):
             probabilities_VK = scorer.score([view for piece in pieces for view in piece.views])
             if probabilities_VK.shape[1] != len(class_names):
                 raise ClassListError(
@@ -170,32 +170,27 @@ class _Piece:
     """Consecutive views of one video that go through the model together."""
 
     video: VideoViews
-    views: list[Tensor]
+    views: list[View]
     is_last: bool
 
 
 def _group_views(
-    videos: Iterable[VideoViews], crop: Crop, scorer: ViewScorer
+    videos: Iterable[VideoViews], crops_per_clip: int, scorer: ViewScorer
 ) -> Generator[list[_Piece]]:
-    """Yields what goes through the model together: views of one size, as many as may."""
+    """Yields what goes through the model together: views of clips of one shape, at most so many."""
     pieces: list[_Piece] = []
     room = scorer.views_per_forward
-    size: tuple[int, ...] = ()
     for video in videos:
-        clips = video.views_VCTHW
-        crops = count_crops(crop)
-        start, num_views = 0, len(clips) * crops
-        if num_views == 0:
-            raise ValueError(f"video {video.video_id} has 0 views; at least 1 must be sampled")
-        channels, frames, height, width = clips.shape[1:]
-        video_size = (channels, frames, *compute_view_size(height, width, crop))
-        if pieces and video_size != size:
+        clips_NCTHW = video.views_VCTHW
+        if pieces and clips_NCTHW.shape[1:] != pieces[0].video.views_VCTHW.shape[1:]:
             yield pieces
             pieces, room = [], scorer.views_per_forward
-        size = video_size
+        start, num_views = 0, len(clips_NCTHW) * crops_per_clip
+        if num_views == 0:
+            raise ValueError(f"video {video.video_id} has 0 views; at least 1 must be sampled")
         while start < num_views:
             stop = min(start + room, num_views)
-            views = [cut_view(clips[n // crops], crop, n % crops) for n in range(start, stop)]
+            views = [View(clips_NCTHW, *divmod(n, crops_per_clip)) for n in range(start, stop)]
             pieces.append(_Piece(video, views, stop == num_views))
             room -= stop - start
             start = stop

@@ -1,9 +1,9 @@
 """Which views of a video are scored. An accuracy means something only beside its protocol's name.
 
 Common to all: nothing is mirrored, the score of a view is the mean over the positions of the
-softmax at each position, and the score of a video is the mean of its views' scores. Frames are
-resized to the test's short side, 256 pixels in the recipes of all sources but torchvision's, which
-takes 128.
+softmax at each position, and the score of a video is the mean of its views' scores. A view of the
+training size has one position. Frames are resized to the test's short side, 256 pixels in the
+recipes of all sources but torchvision's, which takes 128.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from gnvideo.errors import ConfigError
-from gnvideo.evaluation.view_crops import Crop, count_crops
+from gnvideo.evaluation.view_crops import CROPS_PER_CLIP, Crop
 
 Sampling = Literal["center", "nonlocal", "slowfast", "mmaction2", "pytorchvideo", "torchvision"]
 """The rule by which the frames of the clips are picked; `gnvideo.data.view_sampling` has them."""
@@ -30,6 +30,8 @@ class Protocol:
         sampling: How the frames of the clips are picked.
         crop: "full" is the whole frame at the test's short side, "center" the square of the
             training size in its middle, "three" three squares of the short side along the long one.
+        pooling: "positions" classifies at each position of a view, each as large as a training
+            clip; "whole" averages the features over the whole view and classifies once.
         description: One line for people.
     """
 
@@ -38,11 +40,12 @@ class Protocol:
     sampling: Sampling
     crop: Crop
     description: str
+    pooling: Literal["positions", "whole"] = "positions"
 
     @property
     def num_views(self) -> int:
         """Views of each video: its clips times the crops of each."""
-        return self.num_clips * count_crops(self.crop)
+        return self.num_clips * CROPS_PER_CLIP[self.crop]
 
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
@@ -91,13 +94,14 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
                 description="PySlowFast's test: ten clips timed at 30 frames a second, three crops",
             ),
             # Source: open-mmlab/mmaction2 1.2.0, configs/recognition/i3d: SampleFrames with
-            # num_clips 10, Resize (-1, 256), ThreeCrop 256, average_clips "prob". Its head pools
-            # over the whole crop and classifies once, instead of once a position.
+            # num_clips 10, Resize (-1, 256), ThreeCrop 256, average_clips "prob"; the head's
+            # average pooling is over the whole crop.
             Protocol(
                 name="mmaction2-10x3",
                 num_clips=10,
                 sampling="mmaction2",
                 crop="three",
+                pooling="whole",
                 description="mmaction2's test: ten clips from the first to the last, three crops",
             ),
             # Source: pytorchvideo 0.1.5, ConstantClipsPerVideoSampler and UniformCrop; the 30 views

@@ -48,6 +48,9 @@ class MeanColourClassifier(nn.Module):
     def compute_position_logits(self, clips_NCTHW: Tensor) -> Tensor:
         return (clips_NCTHW.mean((2, 3, 4)) @ self.weight_KC.T)[..., None]
 
+    def compute_whole_logits(self, clips_NCTHW: Tensor) -> Tensor:
+        return self.compute_position_logits(clips_NCTHW)
+
 
 def iterate_share(rank: int, world_size: int, unreadable: int | None = None) -> Iterator[Video]:
     """Yields every `world_size`-th video from `rank` on; raises at position `unreadable`."""
