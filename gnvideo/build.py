@@ -16,9 +16,15 @@ from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig,
 from gnvideo.data.class_list import read_classes
 from gnvideo.data.loader import TrainLoader, ViewLoader
 from gnvideo.data.manifest import read_manifest_table
+from gnvideo.data.planes import (
+    PlanesTestTransform,
+    PlanesTrainTransform,
+    convert_packed_clips,
+)
 from gnvideo.data.transforms import TestTransform, TrainTransform, normalize_clips
 from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.data.view_sampling import RULES_BY_TIME, IndexedViewSampler, make_view_sampler
+from gnvideo.data.worker_pool import WorkerSettings
 from gnvideo.errors import ConfigError, ManifestError, ModelError
 from gnvideo.evaluation import Protocol
 from gnvideo.layers import NORMALIZERS, normalizer_factory
@@ -101,7 +107,7 @@ def build_run_data(config: DataConfig) -> RunData:
     """
     classes = read_classes(config.root)
     train = build_index(config, config.train_split, classes)
-    num_unlabelled = int((train.class_indices < 0).sum())
+    num_unlabelled = train.count_unlabelled()
     if num_unlabelled:
         raise ManifestError(
             f"the split {config.train_split!r} of {config.root} holds {num_unlabelled} videos"
@@ -202,7 +208,18 @@ def build_recipe(weights: LoadedWeights, data: dict[str, Any]) -> DataConfig:
 
 def build_prepare(config: DataConfig) -> Callable[[torch.Tensor], torch.Tensor]:
     """Returns the function from uint8 clips on the device to the model's float32 input."""
-    return partial(normalize_clips, mean=config.mean, std=config.std, dtype=torch.float32)
+    normalize = partial(normalize_clips, mean=config.mean, std=config.std, dtype=torch.float32)
+    if config.pixel_format == "rgb":
+        return normalize
+    return lambda clips: normalize(convert_packed_clips(clips))
+
+
+def build_train_transform(config: DataConfig) -> TrainTransform | PlanesTrainTransform:
+    """Returns the transform from decoded frames, or their planes, to training clips."""
+    transform = TrainTransform(
+        config.crop_pixels, config.short_side_range_pixels, config.flip_probability
+    )
+    return transform if config.pixel_format == "rgb" else PlanesTrainTransform(transform)
 
 
 def build_train_loader(
@@ -213,7 +230,7 @@ def build_train_loader(
     return TrainLoader(
         index,
         data.decoder,
-        TrainTransform(data.crop_pixels, data.short_side_range_pixels, data.flip_probability),
+        build_train_transform(data),
         num_frames=data.num_frames,
         stride=data.stride,
         clips_per_batch=config.training.clips_per_batch,
@@ -222,7 +239,9 @@ def build_train_loader(
         stop_position=stop_position,
         rank=get_rank(),
         world_size=get_world_size(),
-        num_workers=data.num_workers,
+        clips_per_open=data.clips_per_open,
+        pixel_format=data.pixel_format,
+        workers=_build_workers(data),
     )
 
 
@@ -247,10 +266,11 @@ def build_view_sampler(
 
 def build_view_loader(config: DataConfig, index: VideoIndex, protocol: Protocol) -> ViewLoader:
     """Returns this process's share of the videos, as clips of the protocol."""
+    transform = build_test_transform(config, protocol)
     return ViewLoader(
         index,
         config.decoder,
-        build_test_transform(config, protocol),
+        transform if config.pixel_format == "rgb" else PlanesTestTransform(transform),
         IndexedViewSampler(
             index,
             build_view_sampler(config, protocol),
@@ -258,7 +278,17 @@ def build_view_loader(config: DataConfig, index: VideoIndex, protocol: Protocol)
         ),
         rank=get_rank(),
         world_size=get_world_size(),
+        pixel_format=config.pixel_format,
+        workers=_build_workers(config),
+    )
+
+
+def _build_workers(config: DataConfig) -> WorkerSettings:
+    return WorkerSettings(
         num_workers=config.num_workers,
+        prefetch=config.prefetch_batches,
+        start_method=config.start_method,
+        timeout_seconds=config.decode_timeout_seconds,
     )
 
 

@@ -78,7 +78,7 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--protocol", default="gn-10", help="default: %(default)s")
     predict.add_argument("--top", type=int, default=5, help="classes shown; default: %(default)s")
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
-    predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord"))
+    predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord", "torchcodec"))
 
     add_bench_command(commands)
 

@@ -72,5 +72,9 @@ class NonFiniteLossError(WorkFailedError):
     """The training loss is NaN or infinite."""
 
 
+class WorkerDiedError(WorkFailedError):
+    """A process of the loader died; the message names the video that it read."""
+
+
 class InterruptedRunsError(WorkFailedError):
     """A comparison was stopped, or some of its runs failed; the same command goes on."""

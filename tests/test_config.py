@@ -65,6 +65,11 @@ def run_values(draw: st.DrawFn) -> dict[str, Any]:
             "short_side_range_pixels": sides,
             "test_short_side_pixels": test_side,
             "mean": draw(st.lists(st.floats(-1e9, 1e9), min_size=3, max_size=3)),
+            "prefetch_batches": draw(st.none() | COUNTS),
+            "start_method": draw(st.sampled_from(["auto", "fork", "forkserver", "spawn"])),
+            "decode_timeout_seconds": draw(RATES),
+            "clips_per_open": draw(COUNTS),
+            "pixel_format": draw(st.sampled_from(["rgb", "rgb" if crop % 2 else "yuv420"])),
         },
         "training": {
             "epochs": epochs,
@@ -189,6 +194,11 @@ def test_an_override_leaves_the_given_values_as_they_are() -> None:
             "training.learning_rat=1",
             "unknown key 'training.learning_rat'; did you mean 'training.learning_rate'?",
         ),
+        ("data.clips_per_open=0", "data.clips_per_open is 0: input should be greater than"),
+        ("data.prefetch_batches=0", "data.prefetch_batches is 0: input should be greater than"),
+        ("data.decode_timeout_seconds=0", "data.decode_timeout_seconds is 0: input should be gr"),
+        ("data.start_method=thread", "data.start_method is 'thread': input should be 'auto',"),
+        ("data.pixel_format=yuv444", "data.pixel_format is 'yuv444': input should be 'rgb' or"),
         ("data.shortside=1", "unknown key 'data.shortside'; did you mean 'data."),
         ("training.epochs=many", "training.epochs is 'many': input should be a valid number"),
         ("training.epochs='10'", "training.epochs is '10': input should be a valid number"),
@@ -203,7 +213,10 @@ def test_an_override_leaves_the_given_values_as_they_are() -> None:
         ("training.learning_rate=.nan", "training.learning_rate is nan"),
         ("training.learning_rate=.inf", "training.learning_rate is inf"),
         ("data.mean=[0, 0]", "data.mean"),
-        ("data.decoder=opencv", "data.decoder is 'opencv': input should be 'pyav' or 'decord'"),
+        (
+            "data.decoder=opencv",
+            "data.decoder is 'opencv': input should be 'pyav', 'decord' or 'torchcodec'",
+        ),
         ("training.device=gpu", "training.device is 'gpu'"),
         ("training=fast", "training is 'fast'"),
         ("training=", "training is None"),
@@ -277,6 +290,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             ["data.crop_pixels=257"],
             "data: short_side_range_pixels is [256, 320]; it must ascend and start at crop_pixels"
             " (257) or more",
+        ),
+        (
+            RunConfig,
+            ["data.pixel_format=yuv420", "data.decoder=decord"],
+            "data: pixel_format is yuv420, decoder decord and crop_pixels 224; yuv420 needs",
+        ),
+        (
+            RunConfig,
+            ["data.pixel_format=yuv420", "data.crop_pixels=223"],
+            "data: pixel_format is yuv420, decoder pyav and crop_pixels 223; yuv420 needs",
         ),
         (
             RunConfig,

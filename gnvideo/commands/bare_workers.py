@@ -21,9 +21,8 @@ from typing import Self
 import torch
 
 from gnvideo.data.clip_sampling import sample_train_clip
-from gnvideo.data.dataset import make_sample_generator
-from gnvideo.data.decoding import VideoDecoder, make_decoder
-from gnvideo.data.transforms import TrainTransform
+from gnvideo.data.clip_stream import make_sample_generator
+from gnvideo.data.dataset import ClipTransform, FrameSource, PixelFormat, make_frame_source
 from gnvideo.errors import GnvideoError, WorkFailedError
 
 
@@ -50,20 +49,24 @@ class ClipRecipe:
 
     Attributes:
         decoder_name: See `make_decoder`.
+        pixel_format: Of the frames that `transform` gets.
         transform: From decoded frames to a clip.
+        max_short_side_pixels: To which the transform scales frames at most.
         num_frames: T.
         stride: Frames of the video from one frame of a clip to the next.
         seed: Of the run.
     """
 
     decoder_name: str
-    transform: TrainTransform
+    pixel_format: PixelFormat
+    transform: ClipTransform
+    max_short_side_pixels: int
     num_frames: int
     stride: int
     seed: int
 
 
-def make_clip(job: ClipJob, recipe: ClipRecipe, decoder: VideoDecoder) -> torch.Tensor:
+def make_clip(job: ClipJob, recipe: ClipRecipe, decoder: FrameSource) -> torch.Tensor:
     """Returns the clip (C, T, H, W) as the training stream has it.
 
     Raises:
@@ -141,7 +144,7 @@ class BareWorkers:
 def _serve(connection: Connection, recipe: ClipRecipe) -> None:
     """Answers each list of jobs by the wall time in seconds that it took."""
     torch.set_num_threads(1)
-    decoder = make_decoder(recipe.decoder_name)
+    decoder = make_frame_source(recipe.decoder_name, recipe.pixel_format)
     while True:
         try:
             jobs: Sequence[ClipJob] = connection.recv()

@@ -20,16 +20,14 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from gnvideo.build import build_index, build_train_loader
+from gnvideo.build import build_index, build_train_loader, build_train_transform
 from gnvideo.commands.bare_workers import BareWorkers, ClipJob, ClipRecipe, make_clip
 from gnvideo.commands.bench_report import BenchReport, ReportTable, Spread, publish
 from gnvideo.commands.loader_advice import advise
 from gnvideo.commands.loader_profile import WorkerProfile, profile_worker
 from gnvideo.config import RunConfig, load_config, make_config
 from gnvideo.data.class_list import read_classes
-from gnvideo.data.dataset import ClipBatch
-from gnvideo.data.decoding import make_decoder
-from gnvideo.data.transforms import TrainTransform
+from gnvideo.data.dataset import ClipBatch, make_frame_source
 from gnvideo.data.video_index import VideoIndex
 from gnvideo.errors import ConfigError, WorkFailedError
 
@@ -95,7 +93,9 @@ def run_bench_loader(
     index = build_index(data, data.train_split, read_classes(data.root))
     recipe = ClipRecipe(
         data.decoder,
-        TrainTransform(data.crop_pixels, data.short_side_range_pixels, data.flip_probability),
+        data.pixel_format,
+        build_train_transform(data),
+        data.short_side_range_pixels[1],
         data.num_frames,
         data.stride,
         config.seed,
@@ -205,7 +205,7 @@ def _list_names(batch: ClipBatch) -> list[_ClipName]:
 
 
 def _check_clips(clips_NCTHW: torch.Tensor, jobs: Sequence[ClipJob], recipe: ClipRecipe) -> None:
-    decoder = make_decoder(recipe.decoder_name)
+    decoder = make_frame_source(recipe.decoder_name, recipe.pixel_format)
     for clip_CTHW, job in zip(clips_NCTHW, jobs, strict=True):
         if not torch.equal(clip_CTHW, make_clip(job, recipe, decoder)):
             raise WorkFailedError(

@@ -22,8 +22,9 @@ from rich.progress import track
 
 from gnvideo.commands.bare_workers import ClipJob, ClipRecipe
 from gnvideo.data.clip_sampling import sample_train_clip
-from gnvideo.data.dataset import make_sample_generator
-from gnvideo.data.decoding import VideoDecoder, make_decoder
+from gnvideo.data.clip_stream import make_sample_generator
+from gnvideo.data.dataset import FrameSource, make_frame_source
+from gnvideo.data.decoding import make_decoder
 from gnvideo.data.transcoding import transcode_video
 
 STAGES = ("open", "decode", "convert", "transform", "collate")
@@ -67,12 +68,13 @@ def profile_worker(jobs: Sequence[ClipJob], recipe: ClipRecipe) -> WorkerProfile
         VideoError: a video cannot be decoded.
     """
     profiled = jobs[:_PROFILED_CLIPS]
-    decoder = make_decoder(recipe.decoder_name)
+    decoder = make_frame_source(recipe.decoder_name, recipe.pixel_format)
     seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     for job in track(profiled, "profiling", transient=True):
         for stage, spent in _profile_clip(job, recipe, decoder).items():
             seconds[stage] += spent / len(profiled)
-    metadata = {job.path: decoder.read_metadata(job.path) for job in profiled}
+    reader = make_decoder(recipe.decoder_name)
+    metadata = {job.path: reader.read_metadata(job.path) for job in profiled}
     copied = list(metadata)[:_COPIED_VIDEOS]
     original, copy = _compare_with_copies(
         [next(job for job in profiled if job.path == path) for path in copied], recipe, decoder
@@ -85,14 +87,14 @@ def profile_worker(jobs: Sequence[ClipJob], recipe: ClipRecipe) -> WorkerProfile
         short_side_pixels=float(
             np.median([min(known.width, known.height) for known in metadata.values()])
         ),
-        resized_short_side_pixels=recipe.transform.short_side_range_pixels[1],
+        resized_short_side_pixels=recipe.max_short_side_pixels,
         original_decode_seconds=original,
         copy_decode_seconds=copy,
         num_copies=len(copied),
     )
 
 
-def _profile_clip(job: ClipJob, recipe: ClipRecipe, decoder: VideoDecoder) -> dict[str, float]:
+def _profile_clip(job: ClipJob, recipe: ClipRecipe, decoder: FrameSource) -> dict[str, float]:
     generator = make_sample_generator(recipe.seed, job.epoch, job.video_id)
     indices = sample_train_clip(job.num_video_frames, recipe.num_frames, recipe.stride, generator)
     decoder.decode_frames(job.path, [0])
@@ -107,8 +109,7 @@ def _profile_clip(job: ClipJob, recipe: ClipRecipe, decoder: VideoDecoder) -> di
     batch_NTHWC[0] = clip_CTHW.permute(1, 2, 3, 0)
     collated = time.process_time()
     num_distinct = len(np.unique(indices))
-    height, width = frames_THWC.shape[1:3]
-    per_frame = _time_conversion(height, width)
+    per_frame = _time_conversion(*frames_THWC.shape[1:3]) if recipe.pixel_format == "rgb" else 0.0
     open_seconds = max(0.0, opened - start - per_frame)
     convert_seconds = per_frame * num_distinct
     return {
@@ -134,14 +135,14 @@ def _time_conversion(height: int, width: int, repeats: int = 8) -> float:
 
 
 def _compare_with_copies(
-    jobs: Sequence[ClipJob], recipe: ClipRecipe, decoder: VideoDecoder
+    jobs: Sequence[ClipJob], recipe: ClipRecipe, decoder: FrameSource
 ) -> tuple[float, float]:
     """Returns the mean CPU seconds of a random clip of the jobs' videos, and of their copies."""
     seconds: tuple[list[float], list[float]] = ([], [])
     with tempfile.TemporaryDirectory() as folder:
         for number, job in enumerate(track(jobs, "re-encoding a few copies", transient=True)):
             copy = Path(folder) / f"{number}.mp4"
-            side = recipe.transform.short_side_range_pixels[1]
+            side = recipe.max_short_side_pixels
             encoded = transcode_video(job.path, copy, short_side_pixels=side + side % 2)
             num_frames = min(encoded.frames, job.num_video_frames)
             generator = np.random.default_rng(number)

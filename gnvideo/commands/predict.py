@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +25,9 @@ from gnvideo.errors import ConfigError, VideoError
 from gnvideo.evaluation import Protocol, get_protocol, predict_videos, rank_classes
 from gnvideo.training.checkpoint import load_weights
 
+# Each thread holds a frame more in memory, and the reader of the file cannot feed many.
+_MAX_DECODER_THREADS = 16
+
 
 def run_predict(
     checkpoint: Path,
@@ -41,7 +46,7 @@ def run_predict(
         protocol_name: Which views are scored.
         num_classes_shown: Rows of each table.
         device_name: "auto", "cpu", "cuda" or "cuda:<n>".
-        decoder_name: "pyav" or "decord".
+        decoder_name: "pyav", "decord" or "torchcodec".
     """
     if num_classes_shown < 1:
         raise ConfigError(f"--top is {num_classes_shown}; it must be at least 1")
@@ -72,11 +77,18 @@ def run_predict(
 def _read_videos(
     videos: Sequence[Path], data: DataConfig, protocol: Protocol
 ) -> Iterator[VideoViews]:
-    decoder = make_decoder(data.decoder)
+    # One video is read at a time, and it may be long.
+    decoder = make_decoder(data.decoder, num_threads=min(os.cpu_count() or 1, _MAX_DECODER_THREADS))
     transform = build_test_transform(data, protocol)
     sampler = build_view_sampler(data, protocol)
     for position, path in enumerate(videos):
         metadata = decoder.read_metadata(path)
+        if metadata.num_missing_frames:
+            print(
+                f"{path}: the file is cut short, the last {metadata.num_missing_frames} frames are"
+                " missing",
+                file=sys.stderr,
+            )
         try:
             indices_VT = sampler(metadata.num_frames, float(metadata.fps))
         except VideoError as error:

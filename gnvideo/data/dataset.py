@@ -1,27 +1,56 @@
-"""Which clip stands at which position of the training stream, and how it is made.
+"""How training clips are made of opened videos, into the memory of their batches.
 
-The stream has the positions 0, 1, 2, ... without end. Each run of N positions is one epoch: all N
-videos, in an order drawn from (run seed, epoch). All draws of a sample come from a generator made
-of (run seed, epoch, video id). So a clip depends on nothing but the seed and its position: not on
-the clips per batch, the workers, the ranks, or where a run was interrupted.
+All draws of a sample come from a generator made of (run seed, epoch, video id). So a clip depends
+on nothing but the seed and its position in the stream.
 
 Axes: N clips, C colour channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from gnvideo.data.clip_sampling import sample_train_clip
-from gnvideo.data.decoding import VideoDecoder, make_decoder
+from gnvideo.data.clip_stream import make_sample_generator
+from gnvideo.data.decoding import DecodedFrames, make_decoder
+from gnvideo.data.planes import PlanesDecoder
+from gnvideo.data.shared_slots import SharedSlots
 from gnvideo.data.video_index import VideoIndex
+from gnvideo.errors import DecoderUnavailableError
+
+PixelFormat = Literal["rgb", "yuv420"]
+
+
+class FrameSource(Protocol):
+    """What of a decoder makes clips: a `VideoDecoder`, or a `PlanesDecoder`."""
+
+    def decode_frames(
+        self, path: Path, indices: Sequence[int] | npt.NDArray[np.integer], /
+    ) -> DecodedFrames:
+        """Returns the frames at `indices`; see `VideoDecoder`."""
+        ...
+
+
+def make_frame_source(decoder_name: str, pixel_format: PixelFormat) -> FrameSource:
+    """Returns the decoder called `decoder_name`, for frames in RGB or as packed planes.
+
+    Raises:
+        DecoderUnavailableError: the decoder does not import here, or does not give planes.
+    """
+    if pixel_format == "rgb":
+        return make_decoder(decoder_name)
+    if decoder_name != "pyav":
+        raise DecoderUnavailableError(
+            f"the decoder {decoder_name!r} gives no yuv420 frames; use pyav, or rgb frames"
+        )
+    return PlanesDecoder()
 
 
 class ClipTransform(Protocol):
@@ -31,6 +60,10 @@ class ClipTransform(Protocol):
         self, frames_THWC: npt.NDArray[np.uint8], generator: np.random.Generator, /
     ) -> torch.Tensor:
         """Returns the clip (C, T, H', W') uint8, drawing from `generator` only."""
+        ...
+
+    def compute_clip_shape(self, num_frames: int, /) -> tuple[int, int, int, int]:
+        """Returns (T, H', W', C), the shape of every clip as it lies in memory."""
         ...
 
 
@@ -51,29 +84,35 @@ class ClipBatch:
     epochs: list[int]
 
 
-def make_sample_generator(run_seed: int, epoch: int, video_id: str) -> np.random.Generator:
-    """Returns the generator of all random draws of one sample."""
-    return _make_generator(f"sample/{run_seed}/{epoch}/{video_id}")
+@dataclass(frozen=True, slots=True)
+class OpenedVideo:
+    """The clips that are made of one video when it is opened.
 
+    Attributes:
+        video: Its number in the index.
+        clips: For each clip its epoch, and where it goes: a slot of memory and a row in it.
+    """
 
-def make_epoch_order(run_seed: int, epoch: int, num_videos: int) -> npt.NDArray[np.int64]:
-    """Returns the order of the videos in `epoch`, a permutation of [0, num_videos)."""
-    return _make_generator(f"order/{run_seed}/{epoch}").permutation(num_videos)
+    video: int
+    clips: list[tuple[int, int, int]]
 
 
 class TrainClips:
-    """Makes the batches of training clips at given positions of the stream.
+    """Makes training clips, each in its row of a batch.
 
     Args:
-        index: The videos; at least one.
+        index: The videos.
         decoder_name: See `make_decoder`. The decoder is made in the process that uses it.
+        pixel_format: Of the frames that `transform` gets.
         transform: From decoded frames to clips of equal size.
         num_frames: Frames of a clip.
         stride: Frames of the video from one frame of a clip to the next.
+        clips_per_batch: Rows of a slot.
         seed: Of the run.
 
-    Raises:
-        ValueError: the index holds no video.
+    Attributes:
+        slots: Memory of one batch each, (N, T, H, W, C).
+        batch_shape: (N, T, H, W, C).
     """
 
     def __init__(
@@ -84,69 +123,54 @@ class TrainClips:
         *,
         num_frames: int,
         stride: int,
+        clips_per_batch: int,
         seed: int,
+        pixel_format: PixelFormat = "rgb",
     ) -> None:
-        if not len(index):
-            raise ValueError("the index holds no video; training needs at least one")
         self._index = index
         self._decoder_name = decoder_name
+        self._pixel_format: PixelFormat = pixel_format
         self._transform = transform
         self._num_frames = num_frames
         self._stride = stride
         self._seed = seed
-        self._decoder: VideoDecoder | None = None
-        self._order_epoch = -1
-        self._order = np.empty(0, np.int64)
+        self._decoder: FrameSource | None = None
+        self.batch_shape = (clips_per_batch, *transform.compute_clip_shape(num_frames))
+        self.slots = SharedSlots(int(np.prod(self.batch_shape)))
 
-    def make_batch(self, positions: Sequence[int]) -> ClipBatch:
-        """Returns the clips at `positions`, at least one.
+    def make_clips(self, videos: Sequence[OpenedVideo], report: Callable[[int], None]) -> None:
+        """Makes all clips of `videos`; `report` gets each video's number before it is opened.
 
         Raises:
             VideoError: a video cannot be decoded.
             DecoderUnavailableError: the decoder does not import here.
         """
-        batch_NTHWC: torch.Tensor | None = None
-        labels: list[int] = []
-        video_ids: list[str] = []
-        epochs: list[int] = []
-        for row, position in enumerate(positions):
-            epoch, place = divmod(position, len(self._index))
-            video = int(self._get_order(epoch)[place])
-            clip_THWC = self._make_clip(video, epoch).permute(1, 2, 3, 0)
-            if batch_NTHWC is None:
-                batch_NTHWC = clip_THWC.new_empty((len(positions), *clip_THWC.shape))
-            batch_NTHWC[row] = clip_THWC
-            labels.append(self._index.label(video))
-            video_ids.append(self._index.video_id(video))
-            epochs.append(epoch)
-        if batch_NTHWC is None:
-            raise ValueError("positions is empty; a batch has at least one clip")
-        # Stored as (N, T, H, W, C), which is channels_last_3d.
-        return ClipBatch(
-            clips_NCTHW=batch_NTHWC.permute(0, 4, 1, 2, 3),
-            labels_N=torch.tensor(labels),
-            video_ids=video_ids,
-            epochs=epochs,
-        )
-
-    def _make_clip(self, video: int, epoch: int) -> torch.Tensor:
-        """Returns the clip (C, T, H, W) of `video` in `epoch`."""
         if self._decoder is None:
-            self._decoder = make_decoder(self._decoder_name)
-        generator = make_sample_generator(self._seed, epoch, self._index.video_id(video))
-        indices = sample_train_clip(
-            self._index.num_frames(video), self._num_frames, self._stride, generator
+            self._decoder = make_frame_source(self._decoder_name, self._pixel_format)
+        for opened in videos:
+            report(opened.video)
+            self._make_clips_of_video(self._decoder, opened)
+
+    def _make_clips_of_video(self, decoder: FrameSource, opened: OpenedVideo) -> None:
+        video_id = self._index.video_id(opened.video)
+        generators = [
+            make_sample_generator(self._seed, epoch, video_id) for epoch, _, _ in opened.clips
+        ]
+        num_video_frames = self._index.num_frames(opened.video)
+        indices_VT = np.stack(
+            [
+                sample_train_clip(num_video_frames, self._num_frames, self._stride, generator)
+                for generator in generators
+            ]
         )
-        decoded = self._decoder.decode_frames(self._index.path(video), indices)
-        return self._transform(decoded.frames_THWC, generator)
-
-    def _get_order(self, epoch: int) -> npt.NDArray[np.int64]:
-        if epoch != self._order_epoch:
-            self._order = make_epoch_order(self._seed, epoch, len(self._index))
-            self._order_epoch = epoch
-        return self._order
-
-
-def _make_generator(key: str) -> np.random.Generator:
-    digest = hashlib.blake2b(key.encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+        # One call, in which no frame is decoded twice.
+        distinct, rows = np.unique(indices_VT, return_inverse=True)
+        frames_THWC = decoder.decode_frames(self._index.path(opened.video), distinct).frames_THWC
+        for (_, slot, row), generator, frames in zip(
+            opened.clips, generators, rows.reshape(indices_VT.shape), strict=True
+        ):
+            is_all = np.array_equal(frames, np.arange(len(distinct)))
+            own_THWC = frames_THWC if is_all else frames_THWC[frames]
+            batch_NTHWC = self.slots.open(slot).reshape(self.batch_shape)
+            clip_THWC = self._transform(own_THWC, generator).permute(1, 2, 3, 0)
+            torch.from_numpy(batch_NTHWC)[row].copy_(clip_THWC)

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from gnvideo.errors import DecoderUnavailableError
 
-DECODER_NAMES = ("pyav", "decord")
+DECODER_NAMES = ("pyav", "decord", "torchcodec")
+
+YuvMatrix = Literal["bt601", "bt709", "bt2020"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class VideoMetadata:
 
     Attributes:
         num_frames: Number of frames that are displayed.
+        num_missing_frames: Frames at the end that the header promises and the file does not hold
+            because it is cut short; they are not among `num_frames`.
         fps: Average frames per second; 0 for a single frame without a rate.
         width: Pixels, as displayed; `height` likewise.
         height: See `width`.
@@ -39,6 +43,7 @@ class VideoMetadata:
     """
 
     num_frames: int
+    num_missing_frames: int
     fps: Fraction
     width: int
     height: int
@@ -61,8 +66,29 @@ class DecodedFrames:
     timestamps_seconds: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Yuv420Frames:
+    """Frames as the file stores them, in the order in which they were asked for, turned upright.
+
+    Attributes:
+        y_THW: (T, H, W) uint8 luma.
+        u_THW: (T, ceil(H/2), ceil(W/2)) uint8 chroma; `v_THW` likewise.
+        v_THW: See `u_THW`.
+        matrix: By which RGB became YUV; "bt601" also where the file does not say, as in swscale.
+        is_full_range: Whether luma and chroma use 0 to 255, not 16 to 235 and 16 to 240.
+        timestamps_seconds: As in `DecodedFrames`.
+    """
+
+    y_THW: npt.NDArray[np.uint8]
+    u_THW: npt.NDArray[np.uint8]
+    v_THW: npt.NDArray[np.uint8]
+    matrix: YuvMatrix
+    is_full_range: bool
+    timestamps_seconds: npt.NDArray[np.float64]
+
+
 class VideoDecoder(Protocol):
-    """Reads frames of video files; keeps no file open between calls and uses one thread."""
+    """Reads frames of video files; keeps no file open between calls."""
 
     @property
     def name(self) -> str:
@@ -90,8 +116,13 @@ class VideoDecoder(Protocol):
         ...
 
 
-def make_decoder(name: str) -> VideoDecoder:
+def make_decoder(name: str, *, num_threads: int = 1) -> VideoDecoder:
     """Returns the decoder called `name`, one of `DECODER_NAMES`.
+
+    Args:
+        name: Of the decoder.
+        num_threads: By which one video is decoded. 1 where several processes decode at once; as
+            many as there are cores for a single long video. The frames are the same.
 
     Raises:
         DecoderUnavailableError: no decoder has this name, or its package does not import here.
@@ -99,11 +130,15 @@ def make_decoder(name: str) -> VideoDecoder:
     if name == "pyav":
         from gnvideo.data.decoding_pyav import PyavDecoder
 
-        return PyavDecoder()
+        return PyavDecoder(num_threads)
     if name == "decord":
         from gnvideo.data.decoding_decord import DecordDecoder
 
-        return DecordDecoder()
+        return DecordDecoder(num_threads)
+    if name == "torchcodec":
+        from gnvideo.data.decoding_torchcodec import TorchcodecDecoder
+
+        return TorchcodecDecoder(num_threads)
     raise DecoderUnavailableError(
         f"unknown decoder {name!r}; choose one of: {', '.join(DECODER_NAMES)}"
     )

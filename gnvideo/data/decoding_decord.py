@@ -17,15 +17,8 @@ import numpy.typing as npt
 
 from gnvideo.data.decoding import DecodedFrames, VideoMetadata, arrange, find_distinct
 from gnvideo.data.decoding_pyav import PyavDecoder
-from gnvideo.data.frame_table import open_video, read_frame_table
+from gnvideo.data.foreign_decoders import describe_refusal, read_checked_table
 from gnvideo.errors import DecoderUnavailableError, VideoError
-
-# The pixel formats whose conversion to RGB is the same, bit by bit, in decord's FFmpeg 4 and in
-# PyAV's; with 10 bits, for example, they differ by up to 79 of 255.
-_PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"})
-
-# Elsewhere, in AVI for example, decord's seek ends at another frame and it does not notice.
-_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 
 # As a share of the video's frames, so: not a single repeated frame.
 _FAULT_TOLERANCE = 1e-9
@@ -41,13 +34,17 @@ class DecordDecoder:
     Where a video has B-frames, all frames up to the last wanted one are read: behind decord's seek
     the last frame of some of these videos is another one.
 
+    Args:
+        num_threads: Of FFmpeg's decoder.
+
     Raises:
         DecoderUnavailableError: decord does not import here.
     """
 
     name = "decord"
 
-    def __init__(self) -> None:
+    def __init__(self, num_threads: int = 1) -> None:
+        self._num_threads = num_threads
         _import_decord()
 
     def read_metadata(self, path: Path) -> VideoMetadata:
@@ -59,22 +56,23 @@ class DecordDecoder:
     ) -> DecodedFrames:
         """Returns the frames at `indices`; see `VideoDecoder`."""
         wanted, rows = find_distinct(indices)
-        with open_video(path) as (container, stream):
-            container_name, pixel_format = container.format.name, stream.codec_context.pix_fmt
-        if container_name not in _CONTAINERS:
-            raise VideoError(_refuse(path, f"the container {container_name}"))
-        if pixel_format not in _PIXEL_FORMATS:
-            raise VideoError(_refuse(path, f"the pixel format {pixel_format}"))
-        table = read_frame_table(path)
+        table = read_checked_table(path, self.name)
         times = table.select(path, wanted)
         decord = _import_decord()
         try:
             reader = decord.VideoReader(
-                str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=_FAULT_TOLERANCE
+                str(path),
+                ctx=decord.cpu(0),
+                num_threads=self._num_threads,
+                fault_tol=_FAULT_TOLERANCE,
             )
             if len(reader) != len(table.times):
                 raise VideoError(
-                    _refuse(path, f"{len(reader)} stored frames of which {len(table.times)} show")
+                    describe_refusal(
+                        path,
+                        self.name,
+                        f"{len(reader)} stored frames of which {len(table.times)} show",
+                    )
                 )
             if table.is_reordered:
                 frames = _read_from_start(reader, wanted)
@@ -82,7 +80,9 @@ class DecordDecoder:
                 frames = [_make_rgb(reader[index]) for index in wanted.tolist()]
         # It stops where the video is shorter than its header says.
         except (decord.DECORDError, decord.DECORDLimitReachedError, StopIteration) as error:
-            raise VideoError(_refuse(path, " ".join(str(error).split()))) from error
+            raise VideoError(
+                describe_refusal(path, self.name, " ".join(str(error).split()))
+            ) from error
         return arrange(np.stack(frames), times, rows)
 
 
@@ -115,10 +115,3 @@ def _make_rgb(stored: Any) -> npt.NDArray[np.uint8]:
     # three channels.
     height, width = frame.shape[:2]
     return frame.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
-
-
-def _refuse(path: Path, cause: str) -> str:
-    return (
-        f"{path}: the decoder 'decord' cannot read this video ({cause}); use the decoder 'pyav', or"
-        " prepare the video with data_tools/preprocess_kinetics.py"
-    )

@@ -1,40 +1,67 @@
 """Decoding with PyAV, whose wheel carries FFmpeg.
 
-Decoding starts at the last keyframe before each wanted frame; a frame that nobody wants and that no
-other frame refers to is not decoded at all, which changes no bit of the others.
+Decoding starts at the last keyframe before each wanted frame and ends with the last of them; a
+frame that nobody wants and that no other frame refers to is not decoded at all, which changes no
+bit of the others.
 
 Axes: T frames, H height, W width, C colour channels (RGB).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from itertools import dropwhile
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from gnvideo.data.decoding import DecodedFrames, VideoMetadata, arrange, find_distinct
+from gnvideo.data.decoding import (
+    DecodedFrames,
+    VideoMetadata,
+    Yuv420Frames,
+    arrange,
+    find_distinct,
+)
+from gnvideo.data.frame_output import FrameOutput, RgbOutput, Yuv420Output, count_quarter_turns
 from gnvideo.data.frame_table import (
     PREPARE_HINT,
     FrameTable,
+    StreamHeader,
     open_video,
     read_frame_table,
+    read_header,
     scan_by_decoding,
     scan_packets,
 )
 from gnvideo.errors import VideoError
 
+# The most frames that an H.264 decoder holds back to bring them into order, by the standard.
+_MAX_REORDER_DEPTH = 16
+
+# Decoders that look at `skip_frame` again at every packet, not only when they start.
+_SKIPPING_CODECS = frozenset({"h264", "hevc", "vp9", "mpeg4", "mpeg2video"})
+
+Output = TypeVar("Output", bound=FrameOutput)
+
 
 class PyavDecoder:
-    """Reads videos with PyAV; the default decoder, and the reference for the others."""
+    """Reads videos with PyAV; the default decoder, and the reference for the others.
+
+    Args:
+        num_threads: Of FFmpeg's decoder.
+    """
 
     name = "pyav"
+
+    def __init__(self, num_threads: int = 1) -> None:
+        self._num_threads = num_threads
 
     def read_metadata(self, path: Path) -> VideoMetadata:
         """Returns the metadata of the video at `path`; see `VideoDecoder`."""
@@ -42,7 +69,7 @@ class PyavDecoder:
             frame = next(container.decode(stream), None)
             if frame is None:
                 raise VideoError(f"{path}: no frame can be decoded; {PREPARE_HINT}")
-            quarter_turns = _count_quarter_turns(path, frame)
+            quarter_turns = count_quarter_turns(path, frame)
             width, height = frame.width, frame.height
             rate = stream.average_rate or stream.guessed_rate
         if quarter_turns % 2:
@@ -57,6 +84,7 @@ class PyavDecoder:
         starts = np.unique(np.append(0, np.searchsorted(table.times, table.keyframe_times)))
         return VideoMetadata(
             num_frames=num_frames,
+            num_missing_frames=table.num_missing,
             fps=fps,
             width=width,
             height=height,
@@ -71,89 +99,194 @@ class PyavDecoder:
     ) -> DecodedFrames:
         """Returns the frames at `indices`; see `VideoDecoder`."""
         wanted, rows = find_distinct(indices)
-        with open_video(path) as (container, stream):
-            table = scan_packets(path, container, stream)
+        output, times = self._decode(path, wanted, RgbOutput)
+        return arrange(output.frames_THWC, times, rows)
+
+    def decode_yuv420(
+        self, path: Path, indices: Sequence[int] | npt.NDArray[np.integer]
+    ) -> Yuv420Frames:
+        """Returns the frames at `indices` without their conversion to RGB.
+
+        Raises:
+            VideoError: as `decode_frames`, or the video is not 8-bit 4:2:0 in BT.601, BT.709 or
+                BT.2020, or it has an odd side and a rotation.
+            ValueError: as `decode_frames`.
+        """
+        wanted, rows = find_distinct(indices)
+        output, times = self._decode(path, wanted, Yuv420Output)
+        if rows is not None:
+            output.planes_THW, times = [plane[rows] for plane in output.planes_THW], times[rows]
+        y_THW, u_THW, v_THW = output.planes_THW
+        return Yuv420Frames(y_THW, u_THW, v_THW, output.matrix, output.is_full_range, times)
+
+    def _decode(
+        self, path: Path, wanted: npt.NDArray[np.int64], make_output: Callable[[Path, int], Output]
+    ) -> tuple[Output, npt.NDArray[np.float64]]:
+        """Returns the output with the distinct, ascending frames `wanted`, and their times."""
+        with open_video(path, num_threads=self._num_threads, probe=False) as (container, stream):
+            header = read_header(container, stream)
+            if header is not None and wanted[0] >= 0 and wanted[-1] < len(header.decoding_times):
+                output = make_output(path, len(wanted))
+                times = _decode_by_header(container, stream, header, wanted, output)
+                if times is not None:
+                    return output, times
+                container.seek(int(header.decoding_times[0]), stream=stream)
+            table = scan_packets(container, stream)
             if table is not None:
                 times = table.select(path, wanted)
-                frames = _decode_from_keyframes(container, stream, table, wanted)
-                return arrange(_convert(path, wanted, frames), times, rows)
+                output = make_output(path, len(wanted))
+                missing = _decode_by_table(container, stream, table, wanted, output)
+                _check_complete(path, wanted, missing)
+                return output, times
         times = scan_by_decoding(path).select(path, wanted)
-        with open_video(path) as (container, stream):
-            frames = _decode_from_start(container, stream, wanted)
-            return arrange(_convert(path, wanted, frames), times, rows)
+        output = make_output(path, len(wanted))
+        with open_video(path, num_threads=self._num_threads) as (container, stream):
+            _check_complete(path, wanted, _decode_from_start(container, stream, wanted, output))
+        return output, times
 
 
-def _decode_from_keyframes(
+def _decode_by_header(
+    container: InputContainer,
+    stream: VideoStream,
+    header: StreamHeader,
+    wanted: npt.NDArray[np.int64],
+    output: FrameOutput,
+) -> npt.NDArray[np.float64] | None:
+    """Puts the frames `wanted` into `output` and returns their times in seconds.
+
+    Returns None where packets are not as the header says or frames do not come out. The slower ways
+    then read the video, or tell what is wrong with it.
+    """
+    starts = header.keyframes[np.searchsorted(header.keyframes, wanted, side="right") - 1]
+    times = np.empty(len(wanted), np.int64)
+    for start in np.unique(starts).tolist():
+        rows = np.flatnonzero(starts == start)
+        ranks = wanted[rows] - start
+        packets = _read_packets(container, stream, header, start, int(ranks[-1]))
+        if packets is None:
+            return None
+        shown = np.sort(np.array([packet.pts for packet in packets], np.int64))
+        times[rows] = shown[ranks]
+        row_of_time = dict(zip(times[rows].tolist(), rows.tolist(), strict=True))
+        if _decode_packets(stream, packets, row_of_time, output):
+            return None
+    return times * np.float64(header.time_base)
+
+
+def _read_packets(
+    container: InputContainer, stream: VideoStream, header: StreamHeader, start: int, last: int
+) -> list[av.Packet[VideoStream]] | None:
+    """Returns the packets that are stored from the keyframe at position `start` on.
+
+    They are as many as it takes to know the first `last` + 1 frames in the order of display. None
+    where they are not as the header says, or where the keyframe is not shown first.
+    """
+    expected: list[int] = header.decoding_times[start:].tolist()
+    packets: list[av.Packet[VideoStream]] = []
+    shown: list[int] = []
+    container.seek(expected[0], stream=stream)
+    for packet in container.demux(stream):
+        time, decoding_time = packet.pts, packet.dts
+        if time is None or decoding_time is None or packet.is_corrupt:
+            break
+        if not packets and decoding_time < expected[0]:
+            continue
+        if (
+            len(packets) == len(expected)
+            or decoding_time != expected[len(packets)]
+            or time < decoding_time
+            or time in shown
+            or (packets and time < shown[0])
+        ):
+            return None
+        packets.append(packet)
+        insort(shown, time)
+        # Whatever follows is decoded later, so it is not shown before this.
+        if len(shown) > last and shown[last] <= decoding_time:
+            return packets
+    return packets if len(packets) == len(expected) else None
+
+
+def _decode_by_table(
     container: InputContainer,
     stream: VideoStream,
     table: FrameTable,
     wanted: npt.NDArray[np.int64],
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yields (row of `wanted`, frame), decoding from the last keyframe before each wanted frame."""
-    times: list[int] = table.times[wanted].tolist()
-    all_times = set(times)
+    output: FrameOutput,
+) -> set[int]:
+    """Puts the frames `wanted` into `output` and returns the rows of those that are missing."""
+    times = table.times[wanted]
     starts = np.searchsorted(table.keyframe_times, times, side="right").clip(min=1) - 1
+    missing: set[int] = set()
     for start in np.unique(starts).tolist():
-        row_of_time = {times[row]: row for row in np.flatnonzero(starts == start).tolist()}
+        rows = np.flatnonzero(starts == start)
+        row_of_time = dict(zip(times[rows].tolist(), rows.tolist(), strict=True))
         keyframe_time = int(table.keyframe_times[start])
         container.seek(int(table.keyframe_seek_times[start]), stream=stream)
-        arrived = False
-        for packet in container.demux(stream):
-            arrived = arrived or packet.pts == keyframe_time
-            if not arrived:
-                continue
-            stream.codec_context.skip_frame = "DEFAULT" if packet.pts in all_times else "NONREF"
-            for frame in packet.decode():
-                if frame.pts in row_of_time:
-                    yield row_of_time.pop(frame.pts), frame
-            if not row_of_time:
-                break
+        if stream.codec_context.name == "h264":
+            # Where the file does not say how far frames are reordered, the decoder drops some until
+            # it has found out.
+            stream.codec_context.reorder_depth = _MAX_REORDER_DEPTH
+        packets = dropwhile(
+            lambda packet, time=keyframe_time: packet.pts != time, container.demux(stream)
+        )
+        missing |= _decode_packets(stream, packets, row_of_time, output)
+    return missing
+
+
+def _decode_packets(
+    stream: VideoStream,
+    packets: Iterable[av.Packet[VideoStream]],
+    row_of_time: dict[int, int],
+    output: FrameOutput,
+) -> set[int]:
+    """Puts the frames at the times of `row_of_time` into `output` and returns the missing rows.
+
+    Args:
+        stream: Where the `packets` come from, after a seek.
+        packets: From a keyframe on. No more are taken than are needed.
+        row_of_time: Time of each wanted frame -> its row; emptied.
+        output: Where the frames go.
+    """
+    context = stream.codec_context
+    can_skip = context.codec.canonical_name in _SKIPPING_CODECS
+    awaited = set(row_of_time)
+    skipped: Literal["DEFAULT", "NONREF"] | None = None
+    for packet in packets:
+        unneeded = "NONREF" if can_skip and packet.pts not in awaited else "DEFAULT"
+        if unneeded != skipped:
+            context.skip_frame = skipped = unneeded
+        _put(packet.decode(), row_of_time, output)
+        awaited.discard(packet.pts)
+        if not awaited:
+            # The frames that the decoder holds back come without another packet.
+            _put(context.decode(None), row_of_time, output)
+            break
+    return set(row_of_time.values())
+
+
+def _put(frames: list[av.VideoFrame], row_of_time: dict[int, int], output: FrameOutput) -> None:
+    for frame in frames:
+        if frame.pts in row_of_time:
+            output.put(row_of_time.pop(frame.pts), frame)
 
 
 def _decode_from_start(
-    container: InputContainer, stream: VideoStream, wanted: npt.NDArray[np.int64]
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yields (row of `wanted`, frame), counting every frame that the decoder gives."""
+    container: InputContainer,
+    stream: VideoStream,
+    wanted: npt.NDArray[np.int64],
+    output: FrameOutput,
+) -> set[int]:
+    """As `_decode_by_table`, counting every frame that the decoder gives."""
     row_of_index = {index: row for row, index in enumerate(wanted.tolist())}
     for index, frame in enumerate(container.decode(stream)):
         if index in row_of_index:
-            yield row_of_index.pop(index), frame
+            output.put(row_of_index.pop(index), frame)
         if not row_of_index:
             break
+    return set(row_of_index.values())
 
 
-def _convert(
-    path: Path, wanted: npt.NDArray[np.int64], frames: Iterable[tuple[int, av.VideoFrame]]
-) -> npt.NDArray[np.uint8]:
-    """Returns the `frames`, of which there must be one for each row of `wanted`, as RGB."""
-    # One for the whole call: in PyAV 18 each frame would otherwise keep a converter of its own.
-    reformatter = VideoReformatter()
-    output_THWC: npt.NDArray[np.uint8] | None = None
-    missing = dict(enumerate(wanted.tolist()))
-    for row, frame in frames:
-        rgb = reformatter.reformat(frame, format="rgb24", threads=1)
-        plane = rgb.planes[0]
-        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        stored_HWC = lines[: rgb.height, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-        shown_HWC = np.rot90(stored_HWC, _count_quarter_turns(path, frame))
-        if output_THWC is None:
-            output_THWC = np.empty((len(wanted), *shown_HWC.shape), np.uint8)
-        elif shown_HWC.shape != output_THWC.shape[1:]:
-            raise VideoError(
-                f"{path}: the frame size changes at frame {wanted[row]}; {PREPARE_HINT}"
-            )
-        output_THWC[row] = shown_HWC
-        del missing[row]
-    if output_THWC is None or missing:
-        raise VideoError(f"{path}: frame {min(missing.values())} cannot be decoded; {PREPARE_HINT}")
-    return output_THWC
-
-
-def _count_quarter_turns(path: Path, frame: av.VideoFrame) -> int:
-    """Returns by how many quarter turns counter-clockwise a frame is displayed, 0 to 3."""
-    if frame.rotation % 90:
-        raise VideoError(
-            f"{path}: the rotation tag says {frame.rotation} degrees, which is not a multiple of"
-            f" 90; {PREPARE_HINT}"
-        )
-    return frame.rotation // 90 % 4
+def _check_complete(path: Path, wanted: npt.NDArray[np.int64], missing: set[int]) -> None:
+    if missing:
+        raise VideoError(f"{path}: frame {wanted[min(missing)]} cannot be decoded; {PREPARE_HINT}")

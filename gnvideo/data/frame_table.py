@@ -1,7 +1,8 @@
 """When each frame of a video file is shown and where decoding can start, read without decoding.
 
-One pass over the packets tells it for MP4, Matroska and AVI. Where packets and frames need not be
-the same, as in MPEG transport streams, the file is decoded once instead.
+An MP4's header says where decoding can start, and the packets from there on when frames are shown.
+Else one pass over all packets tells both for MP4, Matroska and AVI. Where packets and frames need
+not be the same, as in MPEG transport streams, the file is decoded once instead.
 """
 
 from __future__ import annotations
@@ -31,6 +32,31 @@ _TEXT_ARGUMENTS: dict[str, Any] = (
 )
 
 
+# A frame with more pixels is refused before memory for it is taken: 8K UHD (7680 x 4320) fits, a
+# header that claims 65,000 x 65,000 does not.
+MAX_FRAME_PIXELS = 2**25
+
+# Containers of one file. Playlists, scripts and image sequences, which name other files, are not
+# among them.
+_CONTAINERS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "nut", "ivf", "gif"),
+    "dv",
+)
+
+_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(_CONTAINERS),
+    "max_pixels": str(MAX_FRAME_PIXELS),
+}
+
+# Their headers describe their streams, so that no packet needs to be read and decoded to know them.
+_MP4, _MATROSKA, _AVI = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"
+_HEADER_ONLY_OPTIONS = {"probesize": "32", "analyzeduration": "1", "skip_frame": "all"}
+
+# Codecs of which every packet holds one frame that is shown. In VP8, for example, some are hidden.
+_ONE_FRAME_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg"})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameTable:
     """When each frame of a video is shown, and where decoding can start. Times are in `time_base`.
@@ -43,6 +69,7 @@ class FrameTable:
         seekable: False where packets do not tell the frames, so that decoding made this table and
             frames must be counted from the start.
         is_reordered: Whether the frames are stored in another order than shown (B-frames).
+        num_missing: Frames at the end that the header promises and the file does not hold.
     """
 
     times: npt.NDArray[np.int64]
@@ -51,6 +78,7 @@ class FrameTable:
     time_base: Fraction
     seekable: bool
     is_reordered: bool
+    num_missing: int = 0
 
     def select(self, path: Path, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Returns the times in seconds of the frames at the ascending indices `wanted`.
@@ -61,70 +89,141 @@ class FrameTable:
         num_frames = len(self.times)
         if wanted[0] < 0 or wanted[-1] >= num_frames:
             outside = wanted[0] if wanted[0] < 0 else wanted[-1]
+            cut = f" (it is cut short, {self.num_missing} are missing)" if self.num_missing else ""
             raise VideoError(
                 f"{path}: frame {outside} is asked for, but the video has the frames 0 to"
-                f" {num_frames - 1}; {PREPARE_HINT}"
+                f" {num_frames - 1}{cut}; {PREPARE_HINT}"
             )
         return self.times[wanted] * np.float64(self.time_base)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamHeader:
+    """When each stored frame is decoded, and where decoding can start.
+
+    Attributes:
+        decoding_times: (N,) int64, ascending, in `time_base`; the position is that in the file.
+        keyframes: (K,) int64, ascending, the positions of keyframes; the first is 0. No frame that
+            is stored before a keyframe is shown after it, so a keyframe that is shown before all
+            that follow it has its position as its index.
+        time_base: Seconds.
+    """
+
+    decoding_times: npt.NDArray[np.int64]
+    keyframes: npt.NDArray[np.int64]
+    time_base: Fraction
+
+
 @contextmanager
-def open_video(path: Path) -> Generator[tuple[InputContainer, VideoStream]]:
-    """Opens a local video file for one thread and yields its container and main video stream.
+def open_video(
+    path: Path, *, num_threads: int = 1, probe: bool = True
+) -> Generator[tuple[InputContainer, VideoStream]]:
+    """Opens a local video file and yields its container and main video stream.
+
+    Args:
+        path: The file. Nothing else is opened, whatever it holds.
+        num_threads: Of the decoder.
+        probe: Whether packets are decoded to find out what the header does not say, such as the
+            pixel format. Containers whose headers say little are probed in any case.
 
     Raises:
-        VideoError: the file cannot be opened, or FFmpeg fails inside the `with` block.
+        VideoError: the file cannot be opened, its frames are larger than `MAX_FRAME_PIXELS`, or
+            FFmpeg fails inside the `with` block.
     """
-    # The prefix keeps a name with a colon from being taken for a protocol; the list keeps playlists
-    # from opening anything that is not a file.
-    url = f"file:{os.fspath(path)}"
     try:
-        with av.open(url, options={"protocol_whitelist": "file"}, **_TEXT_ARGUMENTS) as container:
+        with _open_container(path, probe) as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream) or not stream.codec_context:
                 raise VideoError(f"{path}: no video stream that can be decoded; {PREPARE_HINT}")
-            stream.codec_context.thread_count = 1
+            context = stream.codec_context
+            if context.width * context.height > MAX_FRAME_PIXELS:
+                raise VideoError(
+                    f"{path}: a frame is {context.width}x{context.height} pixels; at most"
+                    f" {MAX_FRAME_PIXELS:,} in all are read; leave it out"
+                )
+            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+            context.thread_count = num_threads
+            # Slices of a frame are few in most files, so that threads need several frames at once.
+            context.thread_type = "FRAME" if num_threads > 1 else "NONE"
             yield container, stream
     except (av.error.FFmpegError, OSError, ValueError) as error:
         cause = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise VideoError(f"{path}: the video cannot be read ({cause}); {PREPARE_HINT}") from error
 
 
+def _open_container(path: Path, probe: bool) -> InputContainer:
+    # The prefix keeps a name with a colon from being taken for a protocol.
+    url = f"file:{os.fspath(path)}"
+    if not probe:
+        container = av.open(url, options=_OPTIONS | _HEADER_ONLY_OPTIONS, **_TEXT_ARGUMENTS)
+        # Which of several streams is the main one depends on what their packets are like.
+        if container.format.name in (_MP4, _MATROSKA) and len(container.streams.video) == 1:
+            return container
+        container.close()
+    return av.open(url, options=_OPTIONS, **_TEXT_ARGUMENTS)
+
+
 def read_frame_table(path: Path) -> FrameTable:
     """Returns the times of the displayed frames of the video at `path`, and of its keyframes.
 
     Raises:
-        VideoError: the file cannot be read, is cut short, or no frame of it is displayed.
+        VideoError: the file cannot be read, or no frame of it is displayed.
     """
     with open_video(path) as (container, stream):
-        table = scan_packets(path, container, stream)
+        table = scan_packets(container, stream)
     return table or scan_by_decoding(path)
 
 
-def scan_packets(path: Path, container: InputContainer, stream: VideoStream) -> FrameTable | None:
+def read_header(container: InputContainer, stream: VideoStream) -> StreamHeader | None:
+    """Returns what an MP4's header tells of its frames, or None where it tells less."""
+    if (
+        container.format.name != _MP4
+        or stream.codec_context.codec.canonical_name not in _ONE_FRAME_CODECS
+    ):
+        return None
+    entries = list(stream.index_entries)
+    decoding_times = np.array([entry.timestamp for entry in entries], np.int64)
+    keyframes = np.flatnonzero([entry.is_keyframe for entry in entries])
+    if (
+        not len(keyframes)
+        or keyframes[0]
+        or np.any(decoding_times[1:] <= decoding_times[:-1])
+        or any(entry.is_discard for entry in entries)
+    ):
+        return None
+    return StreamHeader(decoding_times, keyframes, _read_time_base(stream))
+
+
+def scan_packets(container: InputContainer, stream: VideoStream) -> FrameTable | None:
     """Returns the frame table that the packets tell, or None where they do not.
 
-    Reads the container to its end.
-
-    Raises:
-        VideoError: the file at `path` is cut short.
+    Reads the container, of which nothing was read so far, to its end.
     """
+    context = stream.codec_context
+    if (
+        container.format.name not in (_MP4, _MATROSKA, _AVI)
+        or context.codec.canonical_name not in _ONE_FRAME_CODECS
+        # AVI holds the order of decoding only.
+        or (container.format.name == _AVI and context.has_b_frames)
+    ):
+        return None
     entries = [
         (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
         for packet in container.demux(stream)
-        if packet.size
+        # The last packet of a file that is cut short holds part of a frame.
+        if packet.size and not packet.is_corrupt
     ]
-    num_promised = len(stream.index_entries)
-    if len(entries) < num_promised:
-        raise VideoError(
-            f"{path}: the file is cut short, it holds {len(entries)} of {num_promised} frames;"
-            f" {PREPARE_HINT}"
-        )
-    # A format without an index, such as MPEG transport streams, may cut frames into more packets.
-    if not num_promised or any(pts is None for pts, _, _, _ in entries):
+    index = stream.index_entries
+    if any(pts is None for pts, _, _, _ in entries):
         return None
     times = np.sort(np.array([pts for pts, _, _, discard in entries if not discard], np.int64))
     keyframes = [(pts, dts if dts is not None else pts) for pts, dts, key, _ in entries if key]
+    num_missing = max(0, len(index) - len(entries))
+    if num_missing:
+        # A frame that is missing is not shown before it is decoded, so up to there none is.
+        whole = times < index[len(entries)].timestamp
+        num_missing += int(np.count_nonzero(~whole))
+        times = times[whole]
     if not len(times) or not keyframes or np.any(times[1:] == times[:-1]):
         return None
     keyframe_times, keyframe_seek_times = np.array(sorted(keyframes), np.int64).T
@@ -136,6 +235,7 @@ def scan_packets(path: Path, container: InputContainer, stream: VideoStream) -> 
         _read_time_base(stream),
         seekable=True,
         is_reordered=bool(np.any(stored_times[1:] < stored_times[:-1])),
+        num_missing=num_missing,
     )
 
 
@@ -146,17 +246,33 @@ def scan_by_decoding(path: Path) -> FrameTable:
         VideoError: the file cannot be decoded, or its frames have no ascending timestamps.
     """
     with open_video(path) as (container, stream):
-        entries = [(frame.pts, frame.key_frame) for frame in container.decode(stream)]
+        entries = [
+            (frame.pts, frame.key_frame, frame.is_corrupt) for frame in container.decode(stream)
+        ]
         time_base = _read_time_base(stream)
-    times = np.array([pts for pts, _ in entries if pts is not None], np.int64)
+        is_avi = container.format.name == _AVI
+    num_decoded = len(entries)
+    # A file that is cut short ends in a frame of which a part is filled in.
+    while entries and entries[-1][2]:
+        entries.pop()
+    times = np.array([pts for pts, _, _ in entries if pts is not None], np.int64)
+    if is_avi and (len(times) < len(entries) or np.any(times[1:] <= times[:-1])):
+        # AVI has no timestamps: its unit of time is a frame.
+        times = np.arange(len(entries), dtype=np.int64)
     if not len(times) or len(times) < len(entries) or np.any(times[1:] <= times[:-1]):
         raise VideoError(
             f"{path}: no frames, or frames without ascending timestamps, come out of the file;"
             f" {PREPARE_HINT}"
         )
-    keyframe_times = times[[key for _, key in entries]]
+    keyframe_times = times[[key for _, key, _ in entries]]
     return FrameTable(
-        times, keyframe_times, keyframe_times, time_base, seekable=False, is_reordered=False
+        times,
+        keyframe_times,
+        keyframe_times,
+        time_base,
+        seekable=False,
+        is_reordered=False,
+        num_missing=num_decoded - len(entries),
     )
 
 

@@ -1,35 +1,34 @@
 """Batches of training clips and views of test videos, made here or in worker processes.
 
-Workers are started by a fork server where the system has one, else spawned; never forked from this
-process, whose threads (CUDA, OpenMP, progress bars) may hold locks that the child would wait for
-without end. The fork server has imported torch before the first worker starts, so that a worker
-starts in milliseconds. As always with such workers, a script needs `if __name__ == "__main__":`.
-
 Axes: N clips, V views, C colour channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from gnvideo.data.dataset import ClipBatch, ClipTransform, TrainClips
-from gnvideo.data.decoding import VideoDecoder, make_decoder
+from gnvideo.data.clip_stream import ClipStream
+from gnvideo.data.dataset import (
+    ClipBatch,
+    ClipTransform,
+    FrameSource,
+    OpenedVideo,
+    PixelFormat,
+    TrainClips,
+    make_frame_source,
+)
+from gnvideo.data.shared_slots import SharedSlots
 from gnvideo.data.video_index import VideoIndex
-from gnvideo.errors import GnvideoError
+from gnvideo.data.worker_pool import WorkerSettings, iterate_items
 
-_Request = TypeVar("_Request")
-_Item = TypeVar("_Item")
+_IN_THIS_THREAD = WorkerSettings()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +52,10 @@ class TrainLoader:
     """Iterates over the batches of one rank, from one position of the training stream to another.
 
     Step b of a run takes the positions [start + b * clips_per_batch * world_size, ...): first those
-    of rank 0, then those of rank 1, and so on. See `gnvideo.data.dataset` for the stream.
+    of rank 0, then those of rank 1, and so on. See `gnvideo.data.clip_stream` for the stream.
+
+    Workers write each clip where its batch lies in memory that all processes share. Batches that
+    are in use, made ahead or waiting for a clip of theirs take memory, no others.
 
     Args:
         index: The videos; at least one.
@@ -65,7 +67,9 @@ class TrainLoader:
         seed: Of the run.
         rank: Of this process, from 0.
         world_size: Number of ranks.
-        num_workers: Worker processes; 0 decodes in the calling thread.
+        clips_per_open: Clips that are made of a video when it is opened, if this rank needs them.
+        pixel_format: Of the frames that `transform` gets.
+        workers: Which processes make the clips.
         start_position: First position: the clips that all ranks together have consumed before.
         stop_position: End of the run: the clips that all ranks together consume in it.
 
@@ -87,7 +91,9 @@ class TrainLoader:
         start_position: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        num_workers: int = 0,
+        clips_per_open: int = 1,
+        pixel_format: PixelFormat = "rgb",
+        workers: WorkerSettings = _IN_THIS_THREAD,
     ) -> None:
         _check_ranks(rank, world_size)
         clips_per_step = clips_per_batch * world_size
@@ -98,27 +104,105 @@ class TrainLoader:
                 f" {clips_per_batch} clips on {world_size} ranks; choose stop_position ="
                 " start_position + steps * clips_per_batch * world_size"
             )
-        self._clips = TrainClips(
-            index, decoder_name, transform, num_frames=num_frames, stride=stride, seed=seed
+        self._stream = ClipStream(len(index), seed, clips_per_open)
+        self._make_clips = lambda: TrainClips(
+            index,
+            decoder_name,
+            transform,
+            num_frames=num_frames,
+            stride=stride,
+            clips_per_batch=clips_per_batch,
+            seed=seed,
+            pixel_format=pixel_format,
         )
-        self._batch_starts = range(
-            start_position + rank * clips_per_batch, stop_position, clips_per_step
-        )
+        self._index = index
+        self._positions = range(start_position, stop_position)
+        self._rank = rank
+        self._world_size = world_size
         self._clips_per_batch = clips_per_batch
-        self._num_workers = num_workers
+        self._workers = workers
 
     def __len__(self) -> int:
-        return len(self._batch_starts)
+        return len(self._positions) // (self._clips_per_batch * self._world_size)
 
     def __iter__(self) -> Iterator[ClipBatch]:
         """Yields the batches in order.
 
         Raises:
-            VideoError: a video cannot be decoded.
+            VideoError: a video cannot be decoded, or a worker was stuck on it.
             DecoderUnavailableError: the decoder does not import here.
+            WorkerDiedError: a worker died.
         """
-        requests = (range(start, start + self._clips_per_batch) for start in self._batch_starts)
-        return _iterate(self._clips.make_batch, requests, self._num_workers)
+        clips = self._make_clips()
+        planned: deque[_PlannedBatch] = deque()
+        made = iterate_items(
+            clips.make_clips, self._plan(clips.slots, planned), self._workers, self._index.path
+        )
+        for _ in made:
+            yield self._finish(planned.popleft(), clips)
+
+    def _plan(
+        self, slots: SharedSlots, planned: deque[_PlannedBatch]
+    ) -> Iterator[list[OpenedVideo]]:
+        """Yields the videos to open for each batch, after those before it, and notes the batch.
+
+        With several clips an opened video, a batch's other clips were made with those of earlier
+        batches. As these are done first, a batch is complete when its own request is.
+        """
+        # Rows of later batches that are made already, or are being made.
+        slot_of_batch: dict[int, int] = {}
+        made: set[int] = set()
+        for batch in range(len(self)):
+            opened: list[OpenedVideo] = []
+            samples: list[tuple[int, int]] = []
+            for position in self._list_positions(batch):
+                video, epoch = self._stream.locate(position)
+                samples.append((video, epoch))
+                if position in made:
+                    made.remove(position)
+                    continue
+                clips: list[tuple[int, int, int]] = []
+                repeats = [p for p in self._stream.find_repeats(position) if self._is_own(p)]
+                made.update(repeats)
+                for own in (position, *repeats):
+                    owner, row = self._place(own)
+                    if owner not in slot_of_batch:
+                        slot_of_batch[owner] = slots.take()
+                    clips.append((self._stream.locate(own)[1], slot_of_batch[owner], row))
+                opened.append(OpenedVideo(video, clips))
+            planned.append(_PlannedBatch(slot_of_batch.pop(batch), samples))
+            yield opened
+
+    def _finish(self, planned: _PlannedBatch, clips: TrainClips) -> ClipBatch:
+        # Stored as (N, T, H, W, C), which is channels_last_3d. The tensor keeps the slot in use.
+        batch_NTHWC = torch.from_numpy(clips.slots.lend(planned.slot).reshape(clips.batch_shape))
+        return ClipBatch(
+            clips_NCTHW=batch_NTHWC.permute(0, 4, 1, 2, 3),
+            labels_N=torch.tensor([self._index.label(video) for video, _ in planned.samples]),
+            video_ids=[self._index.video_id(video) for video, _ in planned.samples],
+            epochs=[epoch for _, epoch in planned.samples],
+        )
+
+    def _list_positions(self, batch: int) -> range:
+        first = self._positions[0] + self._clips_per_batch * (batch * self._world_size + self._rank)
+        return range(first, first + self._clips_per_batch)
+
+    def _is_own(self, position: int) -> bool:
+        batch = (position - self._positions[0]) // self._clips_per_batch
+        return position in self._positions and batch % self._world_size == self._rank
+
+    def _place(self, position: int) -> tuple[int, int]:
+        """Returns this rank's batch that `position` belongs to, and its row there."""
+        batch, row = divmod(position - self._positions[0], self._clips_per_batch)
+        return batch // self._world_size, row
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedBatch:
+    """A batch that is being made: its memory, and the video and epoch of each clip."""
+
+    slot: int
+    samples: list[tuple[int, int]]
 
 
 class ViewLoader:
@@ -135,7 +219,8 @@ class ViewLoader:
             `IndexedViewSampler`.
         rank: Of this process, from 0.
         world_size: Number of ranks.
-        num_workers: Worker processes; 0 decodes in the calling thread.
+        pixel_format: Of the frames that `transform` gets.
+        workers: Which processes make the views.
 
     Raises:
         ValueError: the rank is out of range.
@@ -150,12 +235,14 @@ class ViewLoader:
         *,
         rank: int = 0,
         world_size: int = 1,
-        num_workers: int = 0,
+        pixel_format: PixelFormat = "rgb",
+        workers: WorkerSettings = _IN_THIS_THREAD,
     ) -> None:
         _check_ranks(rank, world_size)
-        self._views = _TestViews(index, decoder_name, transform, protocol_sampler)
+        self._index = index
+        self._views = _TestViews(index, decoder_name, pixel_format, transform, protocol_sampler)
         self._positions = range(rank, len(index), world_size)
-        self._num_workers = num_workers
+        self._workers = workers
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -164,10 +251,21 @@ class ViewLoader:
         """Yields the views of one video after the other.
 
         Raises:
-            VideoError: a video cannot be decoded.
+            VideoError: a video cannot be decoded, or a worker was stuck on it.
             DecoderUnavailableError: the decoder does not import here.
+            WorkerDiedError: a worker died.
         """
-        return _iterate(self._views.make_views, self._positions, self._num_workers)
+        made = iterate_items(
+            self._views.make_views, self._positions, self._workers, self._index.path
+        )
+        for position, (memory, shape) in zip(self._positions, made, strict=True):
+            views_VTHWC = torch.from_numpy(memory.open(0).reshape(shape))
+            yield VideoViews(
+                views_VCTHW=views_VTHWC.permute(0, 4, 1, 2, 3),
+                label=self._index.label(position),
+                video_id=self._index.video_id(position),
+                position=position,
+            )
 
 
 class _TestViews:
@@ -177,30 +275,39 @@ class _TestViews:
         self,
         index: VideoIndex,
         decoder_name: str,
+        pixel_format: PixelFormat,
         transform: Callable[[npt.NDArray[np.uint8]], torch.Tensor],
         protocol_sampler: Callable[[int], npt.NDArray[np.int64]],
     ) -> None:
         self._index = index
         self._decoder_name = decoder_name
+        self._pixel_format: PixelFormat = pixel_format
         self._transform = transform
         self._protocol_sampler = protocol_sampler
-        self._decoder: VideoDecoder | None = None
+        self._decoder: FrameSource | None = None
 
-    def make_views(self, position: int) -> VideoViews:
+    def make_views(
+        self, position: int, report: Callable[[int], None]
+    ) -> tuple[SharedSlots, tuple[int, ...]]:
+        """Returns the views as (V, T, H, W, C) in the only slot of shared memory, and that shape.
+
+        The memory is made here, because every video has a size of its own.
+        """
         if self._decoder is None:
-            self._decoder = make_decoder(self._decoder_name)
-        indices_VT = self._protocol_sampler(position)
-        path = self._index.path(position)
-        return VideoViews(
-            views_VCTHW=read_views(self._decoder, path, self._transform, indices_VT),
-            label=self._index.label(position),
-            video_id=self._index.video_id(position),
-            position=position,
+            self._decoder = make_frame_source(self._decoder_name, self._pixel_format)
+        report(position)
+        indices = self._protocol_sampler(position)
+        views_VTHWC = _read_frames(
+            self._decoder, self._index.path(position), self._transform, indices
         )
+        memory = SharedSlots(views_VTHWC.numel())
+        shared_VTHWC = memory.open(memory.take()).reshape(views_VTHWC.shape)
+        torch.from_numpy(shared_VTHWC).copy_(views_VTHWC)
+        return memory, shared_VTHWC.shape
 
 
 def read_views(
-    decoder: VideoDecoder,
+    decoder: FrameSource,
     path: Path,
     transform: Callable[[npt.NDArray[np.uint8]], torch.Tensor],
     indices: npt.NDArray[np.int64],
@@ -212,65 +319,21 @@ def read_views(
     Raises:
         VideoError: the video cannot be decoded.
     """
+    views_VTHWC = _read_frames(decoder, path, transform, indices)
+    return views_VTHWC.contiguous().permute(0, 4, 1, 2, 3)
+
+
+def _read_frames(
+    decoder: FrameSource,
+    path: Path,
+    transform: Callable[[npt.NDArray[np.uint8]], torch.Tensor],
+    indices: npt.NDArray[np.int64],
+) -> torch.Tensor:
+    """Returns the views (V, T, H, W, C), part of decoded frames where nothing resizes them."""
     indices_VT = np.atleast_2d(indices)
     decoded = decoder.decode_frames(path, indices_VT.ravel())
     frames_CFHW = transform(decoded.frames_THWC)
-    views_VTHWC = frames_CFHW.permute(1, 2, 3, 0).unflatten(0, indices_VT.shape).contiguous()
-    return views_VTHWC.permute(0, 4, 1, 2, 3)
-
-
-class _CaughtErrors(Dataset[_Item | GnvideoError], Generic[_Request, _Item]):
-    """Answers requests; a user's error becomes a value, because torch would wrap its traceback."""
-
-    def __init__(self, make_item: Callable[[_Request], _Item]) -> None:
-        self._make_item = make_item
-
-    def __getitem__(self, request: _Request) -> _Item | GnvideoError:
-        try:
-            return self._make_item(request)
-        except GnvideoError as error:
-            return error
-
-
-def _iterate(
-    make_item: Callable[[_Request], _Item], requests: Iterable[_Request], num_workers: int
-) -> Iterator[_Item]:
-    """Yields `make_item(request)` for each of `requests`, in order."""
-    if not num_workers:
-        yield from map(make_item, requests)
-        return
-    loader = DataLoader(
-        _CaughtErrors(make_item),
-        batch_size=None,
-        sampler=requests,
-        num_workers=num_workers,
-        collate_fn=_keep,
-        worker_init_fn=_ignore_sigterm,
-        multiprocessing_context=_make_worker_context(),
-        # Without it, torch seeds the workers from the global generator, and dropout would differ.
-        generator=torch.Generator(),
-    )
-    for item in loader:
-        if isinstance(item, GnvideoError):
-            raise item
-        yield item
-
-
-def _keep(item: _Item) -> _Item:
-    return item
-
-
-def _ignore_sigterm(worker: int) -> None:
-    """A cluster signals all processes of a run; the workers must last until the run has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def _make_worker_context() -> BaseContext:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+    return frames_CFHW.permute(1, 2, 3, 0).unflatten(0, indices_VT.shape)
 
 
 def _check_ranks(rank: int, world_size: int) -> None:

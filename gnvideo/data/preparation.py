@@ -22,6 +22,7 @@ from gnvideo.data.annotations import make_clip_id
 from gnvideo.data.class_list import write_classes
 from gnvideo.data.coverage import write_coverage
 from gnvideo.data.encoding import DEFAULT_SETTINGS, EncodedVideo, EncodingSettings
+from gnvideo.data.index_packing import write_video_indexes
 from gnvideo.data.manifest import (
     MANIFEST_NAME,
     ManifestRow,
@@ -151,8 +152,9 @@ def prepare_videos(
         write_classes(output, (row.label for row in rows if row.label is not None))
         _write_quarantine(output, quarantine)
         coverage = write_coverage(output, rows)
-        # Last: it is what says that the folder is complete.
+        # It is what says that the folder is complete; indexes can be made of it at any time.
         write_manifest(output, rows)
+        write_video_indexes(output)
     return PreparationResult(coverage, num_kept, len(waiting) - len(failed), _count_leaked(rows))
 
 

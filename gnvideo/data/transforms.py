@@ -21,6 +21,29 @@ Crop = Literal["full", "center"]
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """What becomes of all frames of a clip, in this order; in pixels.
+
+    Attributes:
+        height: Of the frames after resizing; `width` likewise.
+        width: See `height`.
+        top: First line of the crop.
+        left: First column of the crop.
+        crop_height: Lines of the crop; `crop_width` likewise.
+        crop_width: See `crop_height`.
+        is_flipped: Whether left and right are exchanged.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    crop_height: int
+    crop_width: int
+    is_flipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TrainTransform:
     """Random size, crop and mirroring, one draw for all frames of a clip.
 
@@ -55,22 +78,27 @@ class TrainTransform:
     def __call__(
         self, frames_THWC: npt.NDArray[np.uint8], generator: np.random.Generator
     ) -> torch.Tensor:
-        """Returns the clip (C, T, crop, crop), a view of memory in the order T, H, W, C.
+        """Returns the clip (C, T, crop, crop), a view of memory in the order T, H, W, C."""
+        _, height, width, _ = frames_THWC.shape
+        return place_frames(frames_THWC, self.draw(height, width, generator))
+
+    def draw(self, height: int, width: int, generator: np.random.Generator) -> Placement:
+        """Returns what becomes of frames of `height` times `width` pixels.
 
         Draws four numbers from `generator`, always in this order: short side, top, left, flip.
         """
         lowest, highest = self.short_side_range_pixels
         short_side = int(generator.integers(lowest, highest + 1))
-        _, height, width, _ = frames_THWC.shape
         height, width = compute_resized_size(height, width, short_side)
         top = int(generator.integers(0, height - self.crop_pixels + 1))
         left = int(generator.integers(0, width - self.crop_pixels + 1))
-        is_flipped = generator.random() < self.flip_probability
-        clip_TCHW = _resize(frames_THWC, height, width)
-        clip_TCHW = _crop(clip_TCHW, top, left, self.crop_pixels)
-        if is_flipped:
-            clip_TCHW = clip_TCHW.flip(-1)
-        return clip_TCHW.permute(1, 0, 2, 3)
+        is_flipped = bool(generator.random() < self.flip_probability)
+        crop = self.crop_pixels
+        return Placement(height, width, top, left, crop, crop, is_flipped)
+
+    def compute_clip_shape(self, num_frames: int) -> tuple[int, int, int, int]:
+        """Returns (T, crop, crop, C)."""
+        return num_frames, self.crop_pixels, self.crop_pixels, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +137,15 @@ class TestTransform:
     def __call__(self, frames_THWC: npt.NDArray[np.uint8]) -> torch.Tensor:
         """Returns the clip (C, T, H', W'), a view of memory in the order T, H, W, C."""
         _, height, width, _ = frames_THWC.shape
+        return place_frames(frames_THWC, self.place(height, width))
+
+    def place(self, height: int, width: int) -> Placement:
+        """Returns what becomes of frames of `height` times `width` pixels."""
         height, width = compute_resized_size(height, width, self.short_side_pixels)
-        clip_TCHW = _resize(frames_THWC, height, width)
-        if self.crop_pixels is not None:
-            top, left = (height - self.crop_pixels) // 2, (width - self.crop_pixels) // 2
-            clip_TCHW = _crop(clip_TCHW, top, left, self.crop_pixels)
-        return clip_TCHW.permute(1, 0, 2, 3)
+        if self.crop_pixels is None:
+            return Placement(height, width, 0, 0, height, width)
+        top, left = (height - self.crop_pixels) // 2, (width - self.crop_pixels) // 2
+        return Placement(height, width, top, left, self.crop_pixels, self.crop_pixels)
 
 
 def compute_resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -133,7 +164,8 @@ def normalize_clips(
     """Returns (clips / 255 - mean) / std in `dtype`, on the clips' device and in their layout.
 
     Args:
-        clips_NCTHW: uint8, (N, 3, T, H, W) or any shape with the colour axis second.
+        clips_NCTHW: 0 to 255, (N, 3, T, H, W) or any shape with the colour axis second; changed in
+            place where it is float32.
         mean: One number a colour, of values scaled to [0, 1].
         std: One number a colour, on the same scale.
         dtype: Of the result; the arithmetic is float32.
@@ -149,15 +181,19 @@ def normalize_clips(
     return clips_NCTHW.float().div_(255).sub_(means).div_(stds).to(dtype)
 
 
-def _resize(frames_THWC: npt.NDArray[np.uint8], height: int, width: int) -> torch.Tensor:
-    """Returns the frames as (T, C, height, width); without a copy where the size fits already."""
-    frames_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
-    if frames_TCHW.shape[-2:] == (height, width):
-        return frames_TCHW
-    return functional.interpolate(
-        frames_TCHW, size=(height, width), mode="bilinear", align_corners=False, antialias=True
-    )
+def place_frames(frames_THWC: npt.NDArray[np.uint8], placement: Placement) -> torch.Tensor:
+    """Returns the clip (C, T, H', W'), a view of memory in the order T, H, W, C.
 
-
-def _crop(clip_TCHW: torch.Tensor, top: int, left: int, side: int) -> torch.Tensor:
-    return clip_TCHW[:, :, top : top + side, left : left + side]
+    Of frames that have their size already, nothing is copied unless they are mirrored.
+    """
+    clip_TCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+    size = (placement.height, placement.width)
+    if clip_TCHW.shape[-2:] != size:
+        clip_TCHW = functional.interpolate(
+            clip_TCHW, size=size, mode="bilinear", align_corners=False, antialias=True
+        )
+    clip_TCHW = clip_TCHW.narrow(2, placement.top, placement.crop_height)
+    clip_TCHW = clip_TCHW.narrow(3, placement.left, placement.crop_width)
+    if placement.is_flipped:
+        clip_TCHW = clip_TCHW.flip(-1)
+    return clip_TCHW.permute(1, 0, 2, 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -18,14 +18,18 @@ import torch
 from gnvideo.errors import GnvideoError, NonFiniteLossError, WorkFailedError
 from gnvideo.training import distributed
 from gnvideo.training.checkpoint import CheckpointFolder
+from gnvideo.training.device_batches import Batch, DeviceBatches
 from gnvideo.training.loop_settings import LoopSettings
 from gnvideo.training.progress import TrainingProgress
 from gnvideo.training.run_log import RunLog
 from gnvideo.training.schedules import Schedule
 from gnvideo.training.speed import SpeedMeter
 from gnvideo.training.state import TrainingState, dump_state, restore_state, seed_processes
-from gnvideo.training.step import Batch, Prepare, take_step
+from gnvideo.training.step import Prepare, take_step
 from gnvideo.training.stop_signal import catch_sigterm
+
+# Share of the time from which on waiting for data is worth a hint.
+_MUCH_WAITING = 0.2
 
 
 def train(
@@ -116,6 +120,8 @@ class _Loop:
         self._clips_per_step = settings.compute_clips_per_step(self._world_size)
         self._speed = SpeedMeter(state.device)
         self._learning_rate = math.nan
+        self._num_logged = 0
+        self._has_hinted = False
 
     def run(
         self,
@@ -132,7 +138,7 @@ class _Loop:
             time=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         parallel_model = distributed.wrap_model(state.model)
-        batches: Iterator[Batch] = iter(make_batches(state.clips_seen))
+        batches = DeviceBatches(make_batches(state.clips_seen), state.device)
         # The checkpoint that the run resumes from was saved after this step's evaluation.
         resumed_step = state.step
         stop = False
@@ -160,6 +166,7 @@ class _Loop:
                 state,
                 parallel_model,
                 lambda: self._fetch(batches),
+                lambda: self._prefetch(batches),
                 prepare,
                 learning_rate=self._learning_rate,
                 accumulation_steps=settings.accumulation_steps,
@@ -196,10 +203,13 @@ class _Loop:
     def _compute_epoch(self, step: int) -> float:
         return step * self._clips_per_step / self._settings.num_videos
 
-    def _fetch(self, batches: Iterator[Batch]) -> Batch:
-        # DataLoader draws a seed when it starts; the model's draws must not depend on that.
-        with self._speed.waiting_for_data(), torch.random.fork_rng(devices=[]):
-            return next(batches)
+    def _fetch(self, batches: DeviceBatches) -> Batch:
+        with self._speed.waiting_for_data():
+            return batches.fetch()
+
+    def _prefetch(self, batches: DeviceBatches) -> None:
+        with self._speed.waiting_for_data():
+            batches.prefetch()
 
     def _run_evaluation(self) -> None:
         self._check_weights()
@@ -249,7 +259,21 @@ class _Loop:
             state.step,
             f"epoch {self._compute_epoch(state.step):.2f}  loss {loss:.4f}"
             f"  clip_top1 {clip_top1:.1f} %  lr {self._learning_rate:.4g}"
-            f"  {speed['clips_per_second']:.1f} clips/s",
+            f"  {speed['clips_per_second']:.1f} clips/s"
+            f"  {100 * speed['data_wait_share']:.0f} % waiting for data",
+        )
+        self._hint_at_waiting(speed["data_wait_share"])
+
+    def _hint_at_waiting(self, share: float) -> None:
+        """Says once what to do if steps wait long, not counting that workers start."""
+        self._num_logged += 1
+        if share < _MUCH_WAITING or self._num_logged < 2 or self._has_hinted:
+            return
+        self._has_hinted = True
+        self._progress.announce(
+            f"{100 * share:.0f} % of the time went to waiting for clips: raise data.num_workers up"
+            " to the number of cores, prepare the videos with short keyframe intervals, or set"
+            " data.clips_per_open"
         )
 
     def _check_loss(self) -> None:

@@ -7,25 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from gnvideo.training.device_batches import Batch
 from gnvideo.training.state import TrainingState
-
-
-class Batch(Protocol):
-    """What the loader yields: clips as uint8 and their class indices, on the CPU."""
-
-    @property
-    def clips_NCTHW(self) -> torch.Tensor: ...  # noqa: D102
-
-    @property
-    def labels_N(self) -> torch.Tensor: ...  # noqa: D102
-
 
 # From uint8 clips (N, C, T, H, W) on the device to the model's float input.
 Prepare = Callable[[torch.Tensor], torch.Tensor]
@@ -35,6 +24,7 @@ def take_step(
     state: TrainingState,
     parallel_model: nn.Module,
     fetch: Callable[[], Batch],
+    prefetch: Callable[[], None],
     prepare: Prepare,
     *,
     learning_rate: float,
@@ -51,7 +41,8 @@ def take_step(
     Args:
         state: Its model, optimizer and window change; the loop counts steps and clips.
         parallel_model: `distributed.wrap_model` of the state's model.
-        fetch: Returns the next batch.
+        fetch: Returns the next batch, on the device.
+        prefetch: Called when the device has the work on a batch: the next may be fetched.
         prepare: See `Prepare`.
         learning_rate: Of this step.
         accumulation_steps: Batches of the step. Batch statistics see one batch at a time.
@@ -62,10 +53,10 @@ def take_step(
     state.optimizer.clear_gradients()
     for index in range(accumulation_steps):
         batch = fetch()
-        clips = prepare(batch.clips_NCTHW.to(state.device, non_blocking=True))
+        clips = prepare(batch.clips_NCTHW)
         if channels_last:
             clips = clips.contiguous(memory_format=torch.channels_last_3d)
-        labels = batch.labels_N.to(state.device, non_blocking=True)
+        labels = batch.labels_N
         with _gradients_stay_here(parallel_model, is_last=index == accumulation_steps - 1):
             with torch.autocast(
                 state.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"
@@ -78,9 +69,12 @@ def take_step(
         state.window[0] += loss.detach() * num_clips
         state.window[1] += correct
         state.window[2] += num_clips
+        if index < accumulation_steps - 1:
+            prefetch()
     if max_gradient_norm is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), max_gradient_norm)
     state.optimizer.step(learning_rate)
+    prefetch()
 
 
 def _gradients_stay_here(

@@ -18,7 +18,7 @@ from gnvideo.data.decoding import make_decoder
 from gnvideo.data.transforms import TrainTransform
 from gnvideo.errors import VideoError, WorkFailedError
 
-RECIPE = ClipRecipe("pyav", TrainTransform(32, (36, 44)), num_frames=4, stride=2, seed=3)
+RECIPE = ClipRecipe("pyav", "rgb", TrainTransform(32, (36, 44)), 44, num_frames=4, stride=2, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def make_frames(num_frames: int, height: int, width: int) -> npt.NDArray[np.uint
 
 @pytest.fixture(scope="session")
 def write_video() -> WriteVideo:
-    """A function that encodes a video with libx264 and returns its path."""
+    """A function that encodes a video, with libx264 unless told otherwise, and returns its path."""
 
     def write(
         path: Path,
@@ -40,25 +40,32 @@ def write_video() -> WriteVideo:
         codec_options: dict[str, str] | None = None,
         container_options: dict[str, str] | None = None,
         container_format: str | None = None,
+        codec: str = "libx264",
+        with_audio_first: bool = False,
     ) -> Path:
         with av.open(
             str(path), "w", format=container_format, options=container_options or {}
         ) as container:
-            stream = container.add_stream("libx264", rate=25)
+            sound = container.add_stream("aac", rate=8000) if with_audio_first else None
+            stream = container.add_stream(codec, rate=25)
             stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
-            stream.options = {
-                "g": str(keyframe_interval),
-                "bf": str(b_frames),
-                "preset": "ultrafast" if not b_frames else "veryfast",
-                "sc_threshold": "0",
-                "threads": "1",
-                **(codec_options or {}),
-            }
+            stream.options = {"g": str(keyframe_interval), "threads": "1"}
+            if codec == "libx264":
+                preset = "veryfast" if b_frames else "ultrafast"
+                stream.options |= {"bf": str(b_frames), "preset": preset, "sc_threshold": "0"}
+            stream.options |= codec_options or {}
             if times_centiseconds is not None:
                 stream.codec_context.time_base = Fraction(1, 100)
             if rotation:
                 # PyAV counts counter-clockwise.
                 stream.set_display_rotation(-rotation)
+            if sound is not None:
+                for _ in range(num_frames // 4):
+                    silence = np.zeros((1, 1024), np.float32)
+                    samples = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+                    samples.rate = 8000
+                    container.mux(sound.encode(samples))
+                container.mux(sound.encode(None))
             for t, image in enumerate(make_frames(num_frames, height, width)):
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 if times_centiseconds is not None:

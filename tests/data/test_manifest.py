@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
-import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +14,6 @@ from hypothesis import strategies as st
 from gnvideo.data.class_list import read_classes, write_classes
 from gnvideo.data.coverage import read_coverage, write_coverage
 from gnvideo.data.manifest import ManifestRow, make_failed_row, read_manifest, write_manifest
-from gnvideo.data.video_index import load_video_index
 from gnvideo.errors import ClassListError, ManifestError
 
 
@@ -154,51 +150,6 @@ def test_damaged_coverage_is_a_manifest_error(tmp_path: Path) -> None:
         (tmp_path / "coverage.json").write_text(text)
         with pytest.raises(ManifestError, match=r"coverage\.json is damaged"):
             read_coverage(tmp_path)
-
-
-def test_index_holds_the_readable_videos_of_its_split_in_order(tmp_path: Path) -> None:
-    rows = [
-        make_row("v-é", "val", "b", frames=7),
-        make_row("-id", "val", "a", frames=3),
-        make_row("x", "val", None),
-        make_row("t", "train", "a"),
-        make_failed_row("lost", "a", "val", "unreadable", "is empty"),
-    ]
-    write_manifest(tmp_path, rows)
-    index = load_video_index(tmp_path, "val", ("a", "b"))
-    assert len(index) == 3
-    assert [index.video_id(i) for i in range(3)] == ["-id", "v-é", "x"]
-    assert [index.label(i) for i in range(3)] == [0, 1, -1]
-    assert [index.num_frames(i) for i in range(3)] == [3, 7, 300]
-    assert index.path(1) == tmp_path / "videos/val/b/v-é.mp4"
-    with pytest.raises(IndexError):
-        index.video_id(3)
-
-
-def test_index_is_arrays_only_and_its_pickle_is_little_more_than_its_texts(tmp_path: Path) -> None:
-    rows = [make_row(f"abcdefghijk_{i:06d}_000010") for i in range(1000)]
-    write_manifest(tmp_path, rows)
-    index = load_video_index(tmp_path, "train", ("a",))
-    for name in ("path_bytes", "path_offsets", "id_bytes", "class_indices", "frame_counts"):
-        assert isinstance(getattr(index, name), np.ndarray)
-        assert getattr(index, name).dtype != object
-    texts = sum(len(row.id) + len(row.path or "") for row in rows)
-    pickled = pickle.dumps(index)
-    assert len(pickled) < texts + 1000 * (8 + 8 + 4 + 4) + 2000
-    assert pickle.loads(pickled).path(999) == index.path(999)
-    assert sys.getsizeof(index) < 200
-
-
-def test_a_label_outside_the_class_list_is_an_error_that_names_the_video(tmp_path: Path) -> None:
-    write_manifest(tmp_path, [make_row("v1", label="diving")])
-    with pytest.raises(ClassListError, match=r"v1.*'diving'.*1 classes"):
-        load_video_index(tmp_path, "train", ("skiing",))
-
-
-def test_a_split_without_rows_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
-    write_manifest(tmp_path, [make_row("v1", "val")])
-    with pytest.raises(ManifestError, match=r"'train'.*val"):
-        load_video_index(tmp_path, "train", ("a",))
 
 
 def test_coverage_is_plain_json(tmp_path: Path) -> None:

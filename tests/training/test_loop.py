@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,19 @@ def test_a_run_logs_what_happened_in_order(unbroken_runs: dict[str, Path]) -> No
     assert speed["clips_per_second"] > 0
     assert 0 <= speed["data_wait_share"] <= 1
     assert speed["peak_memory_mib"] > 10
+
+
+def test_waiting_for_data_is_logged_and_what_to_do_about_it_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tiny(tmp_path, on_fetch=lambda position: time.sleep(0.05), show_progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    shares = [e["data_wait_share"] for e in read_log(tmp_path) if e["event"] == "speed"]
+    steps = [line for line in lines if "% waiting for data" in line]
+    for line, share in zip(steps, shares, strict=True):
+        assert share > 0.5
+        assert f"  {100 * share:.0f} % waiting for data" in line
+    assert len([line for line in lines if "raise data.num_workers" in line]) == 1
 
 
 @pytest.fixture(scope="module")

@@ -99,8 +99,6 @@ def generate_batches(
     while True:
         if on_fetch is not None:
             on_fetch(position)
-        # A DataLoader draws from the global generator too.
-        torch.rand(1)
         clips, labels = zip(
             *(make_clip(p) for p in range(position, position + clips_per_batch)), strict=True
         )
@@ -130,6 +128,7 @@ def train_tiny(
     on_fetch: Callable[[int], None] | None = None,
     state: TrainingState | None = None,
     learning_rate: float = 0.1,
+    show_progress: bool = False,
     **changes: Any,
 ) -> TrainingState:
     """Trains, or goes on, in `run_folder`; returns the state at the end."""
@@ -151,7 +150,7 @@ def train_tiny(
             settings=settings,
             run_log=run_log,
             checkpoints=CheckpointFolder(run_folder, DESCRIPTION),
-            show_progress=False,
+            show_progress=show_progress,
         )
     return state
 

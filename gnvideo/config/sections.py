@@ -1,24 +1,11 @@
-"""The configuration of a run and of a comparison: typed, frozen and strict; YAML in and out.
-
-Precedence, last wins: the defaults below, the YAML file, the command line's `key.sub=value` words.
-An unknown key is an error that names the nearest valid one.
-"""
+"""The sections of a run's configuration and of a comparison's: typed, frozen and strict."""
 
 from __future__ import annotations
 
-import copy
-import difflib
-import json
-import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-
-from gnvideo.errors import ConfigError, InputFileError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(gt=0)]
@@ -63,7 +50,11 @@ class DataConfig(StrictConfig):
     root: Path = Field(description="folder written by data_tools/preprocess_kinetics.py")
     train_split: str = "train"
     val_split: str = "val"
-    decoder: Literal["pyav", "decord"] = "pyav"
+    decoder: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    pixel_format: Literal["rgb", "yuv420"] = Field(
+        default="rgb",
+        description="yuv420: as the files store it, made rgb on the device; 8-bit 4:2:0 only",
+    )
     num_frames: int = Field(default=32, ge=1, description="frames of a clip")
     stride: int = Field(default=2, ge=1, description="video frames from one clip frame to the next")
     short_side_range_pixels: tuple[int, int] = Field(
@@ -79,6 +70,18 @@ class DataConfig(StrictConfig):
     num_workers: int = Field(
         default=4, ge=0, description="loader processes; 0 decodes in the training process"
     )
+    prefetch_batches: int | None = Field(
+        default=None, ge=1, description="batches made ahead by them; null: two for each"
+    )
+    start_method: Literal["auto", "fork", "forkserver", "spawn"] = Field(
+        default="auto", description="how they start; auto: forkserver, or else spawn"
+    )
+    decode_timeout_seconds: float = Field(
+        default=120, gt=0, description="one that is longer at a video ends the run, naming it"
+    )
+    clips_per_open: int = Field(
+        default=1, ge=1, description="training clips of a video each time that it is opened"
+    )
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
@@ -92,6 +95,11 @@ class DataConfig(StrictConfig):
             raise ValueError(
                 f"test_short_side_pixels is {self.test_short_side_pixels}; it must be at least"
                 f" crop_pixels ({self.crop_pixels})"
+            )
+        if self.pixel_format == "yuv420" and (self.decoder != "pyav" or self.crop_pixels % 2):
+            raise ValueError(
+                f"pixel_format is yuv420, decoder {self.decoder} and crop_pixels"
+                f" {self.crop_pixels}; yuv420 needs decoder pyav and an even crop"
             )
         return self
 
@@ -231,129 +239,3 @@ class ComparisonConfig(StrictConfig):
                     f" ({self.clips_per_step})"
                 )
         return self
-
-
-AnyConfig = TypeVar("AnyConfig", bound=StrictConfig)
-
-
-def load_config(
-    config_class: type[AnyConfig], path: Path, overrides: Sequence[str] = ()
-) -> AnyConfig:
-    """Returns the configuration in the YAML file at `path`, with `key.sub=value` overrides applied.
-
-    Raises:
-        InputFileError: the file is missing or unreadable.
-        ConfigError: not YAML, or a wrong key, type or value.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputFileError(
-            f"no configuration file {path}; pass a YAML file, such as one of configs/"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputFileError(f"cannot read the configuration {path}: {error}") from None
-    values = _parse_yaml(text, str(path))
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no mapping of settings; write 'key: value' lines")
-    return make_config(config_class, cast(dict[str, Any], values), overrides, source=str(path))
-
-
-def make_config(
-    config_class: type[AnyConfig],
-    values: Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    source: str = "the configuration",
-) -> AnyConfig:
-    """Returns the configuration that plain `values` and `overrides` describe.
-
-    Raises:
-        ConfigError: a wrong key, type or value; the message names the key as the user wrote it.
-    """
-    merged = copy.deepcopy(dict(values))
-    for override in overrides:
-        _apply_override(merged, override)
-    try:
-        # As JSON, strict validation takes a list for a tuple and a string for a path, but no
-        # string for a number.
-        return config_class.model_validate_json(json.dumps(merged, default=str))
-    except ValidationError as error:
-        described = "; ".join(_describe(config_class, detail) for detail in error.errors())
-        raise ConfigError(f"{source}: {described}") from None
-
-
-def dump_config(config: StrictConfig) -> str:
-    """Returns the complete configuration as YAML; `load_config` of it gives an equal one."""
-    values = config.model_dump(mode="json")
-    return yaml.dump(values, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
-
-
-class _ConfigLoader(yaml.SafeLoader):
-    """YAML with 1e-3 as a number (YAML 1.2); a repeated key, or one not a text, is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [cast(str, key.value) for key, _ in node.value]
-        mapping = super().construct_mapping(node, deep)
-        problems = [f"the key {key!r} stands there twice" for key in keys if keys.count(key) > 1]
-        problems += [f"the key {key} is no text" for key in mapping if not isinstance(key, str)]
-        if problems:
-            raise yaml.constructor.ConstructorError(None, None, problems[0], node.start_mark)
-        return mapping
-
-
-class _ConfigDumper(yaml.SafeDumper):
-    """Quotes the texts that `_ConfigLoader` would take for numbers."""
-
-
-for _class in (_ConfigLoader, _ConfigDumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"),
-        list("-+0123456789"),
-    )
-
-
-def _parse_yaml(text: str, source: str) -> object:
-    try:
-        # A SafeLoader: it builds plain values only.
-        return yaml.load(text, Loader=_ConfigLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {override!r} is not key.sub=value, such as training.epochs=10")
-    section = values
-    *parents, last = key.split(".")
-    for parent in parents:
-        child = section.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} is a value and has no settings")
-        section = cast(dict[str, Any], child)
-    section[last] = _parse_yaml(text, f"override {override!r}")
-
-
-def _describe(config_class: type[StrictConfig], detail: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        *parents, last = (str(part) for part in detail["loc"])
-        names = list(_section_fields(config_class, parents))
-        near = difflib.get_close_matches(last, names, n=1, cutoff=0.0)
-        return f"unknown key {key!r}; did you mean {'.'.join([*parents, *near])!r}?"
-    if detail["type"] == "missing":
-        return f"the key {key!r} is missing"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key} is {detail['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _section_fields(config_class: type[StrictConfig], parents: Sequence[str]) -> Sequence[str]:
-    section: type[BaseModel] = config_class
-    for parent in parents:
-        annotation = section.model_fields[parent].annotation
-        candidates = [annotation, *get_args(annotation)]
-        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(section.model_fields)

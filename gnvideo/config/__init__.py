@@ -1,0 +1,29 @@
+"""The configuration of a run and of a comparison; YAML in and out."""
+
+from gnvideo.config.files import dump_config, load_config, make_config
+from gnvideo.config.sections import (
+    ComparisonConfig,
+    DataConfig,
+    EvaluationConfig,
+    GridConfig,
+    ModelConfig,
+    NormalizerConfig,
+    RunConfig,
+    StrictConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "ComparisonConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "GridConfig",
+    "ModelConfig",
+    "NormalizerConfig",
+    "RunConfig",
+    "StrictConfig",
+    "TrainingConfig",
+    "dump_config",
+    "load_config",
+    "make_config",
+]
