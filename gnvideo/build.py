@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig, make_config
 from gnvideo.data.class_list import read_classes
 from gnvideo.data.loader import TrainLoader, ViewLoader
-from gnvideo.data.manifest import read_manifest_table
 from gnvideo.data.planes import (
     PlanesTestTransform,
     PlanesTrainTransform,
@@ -23,7 +20,7 @@ from gnvideo.data.planes import (
 )
 from gnvideo.data.transforms import TestTransform, TrainTransform, normalize_clips
 from gnvideo.data.video_index import VideoIndex, load_video_index
-from gnvideo.data.view_sampling import RULES_BY_TIME, IndexedViewSampler, make_view_sampler
+from gnvideo.data.view_sampling import IndexedViewSampler, ViewSampler
 from gnvideo.data.worker_pool import WorkerSettings
 from gnvideo.errors import ConfigError, ManifestError, ModelError
 from gnvideo.evaluation import Protocol
@@ -252,11 +249,9 @@ def build_test_transform(config: DataConfig, protocol: Protocol) -> TestTransfor
     return TestTransform(config.test_short_side_pixels, "full")
 
 
-def build_view_sampler(
-    config: DataConfig, protocol: Protocol
-) -> Callable[[int, float], npt.NDArray[np.int64]]:
-    """Returns the function from a video's frames and rate to the frame indices of its clips."""
-    return make_view_sampler(
+def build_view_sampler(config: DataConfig, protocol: Protocol) -> ViewSampler:
+    """Returns what makes the frame indices of a video's clips of its frames and rate."""
+    return ViewSampler(
         protocol.sampling,
         num_frames=config.num_frames,
         stride=config.stride,
@@ -271,11 +266,7 @@ def build_view_loader(config: DataConfig, index: VideoIndex, protocol: Protocol)
         index,
         config.decoder,
         transform if config.pixel_format == "rgb" else PlanesTestTransform(transform),
-        IndexedViewSampler(
-            index,
-            build_view_sampler(config, protocol),
-            _read_frame_rates(index) if protocol.sampling in RULES_BY_TIME else None,
-        ),
+        IndexedViewSampler(index, build_view_sampler(config, protocol)),
         rank=get_rank(),
         world_size=get_world_size(),
         pixel_format=config.pixel_format,
@@ -290,17 +281,6 @@ def _build_workers(config: DataConfig) -> WorkerSettings:
         start_method=config.start_method,
         timeout_seconds=config.decode_timeout_seconds,
     )
-
-
-def _read_frame_rates(index: VideoIndex) -> npt.NDArray[np.float64]:
-    """Returns the frames per second of each video of the index."""
-    columns = read_manifest_table(index.root, ["id", "split", "fps"]).to_pydict()
-    rates = {
-        video_id: fps
-        for video_id, split, fps in zip(*columns.values(), strict=True)
-        if split == index.split
-    }
-    return np.array([rates[index.video_id(i)] for i in range(len(index))], np.float64)
 
 
 def build_optimizer(config: RunConfig, model: torch.nn.Module) -> Sgd:

@@ -13,9 +13,9 @@ number of clips, and j counts clips and i frames from 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -228,17 +228,54 @@ RULES_BY_TIME = frozenset({"slowfast", "pytorchvideo", "torchvision"})
 """The rules that read the frame rate of the video; to the others it may be anything."""
 
 
-def make_view_sampler(
-    rule_name: str, *, num_frames: int, stride: int, num_clips: int
-) -> Callable[[int, float], npt.NDArray[np.int64]]:
-    """Returns the function from (frames, frames per second) of a video to its test clips' indices.
+@dataclass(frozen=True, slots=True)
+class ViewSampler:
+    """The function from a video's frames and rate to the frame indices of its test clips.
 
-    The function pickles. It raises VideoError for a video of which the rule needs the rate and
-    nobody knows it, and ValueError where a count is below 1.
+    Attributes:
+        rule_name: One of `VIEW_RULES`.
+        num_frames: Frames of a clip.
+        stride: Frames of the video from one frame of a clip to the next.
+        num_clips: Clips of a video.
+
+    Raises:
+        ValueError: a count or the stride is below 1.
     """
-    return partial(
-        _sample_views, rule_name, num_frames=num_frames, stride=stride, num_clips=num_clips
-    )
+
+    rule_name: str
+    num_frames: int
+    stride: int
+    num_clips: int
+
+    def __post_init__(self) -> None:
+        counts = (self.num_frames, self.stride, self.num_clips)
+        if min(counts) < 1:
+            raise ValueError(
+                f"num_frames, stride and num_clips are {counts}; each must be at least 1"
+            )
+
+    def __call__(self, num_video_frames: int, frames_per_second: float) -> npt.NDArray[np.int64]:
+        """Returns the (num_clips, num_frames) frame indices.
+
+        Raises:
+            VideoError: the rule cannot sample this video, for example for want of a rate.
+            ValueError: `num_video_frames` is below 1.
+        """
+        if num_video_frames < 1:
+            raise ValueError(f"num_video_frames is {num_video_frames}; it must be at least 1")
+        rate = Fraction(frames_per_second).limit_denominator(_MAX_RATE_DENOMINATOR)
+        if self.rule_name in RULES_BY_TIME and rate <= 0:
+            raise VideoError(
+                f"a video of {num_video_frames} frames has no frame rate, which the sampling"
+                f" {self.rule_name!r} needs; test it under another protocol, such as gn-10"
+            )
+        return VIEW_RULES[self.rule_name](
+            num_video_frames,
+            rate,
+            num_frames=self.num_frames,
+            stride=self.stride,
+            num_clips=self.num_clips,
+        )
 
 
 class IndexedViewSampler:
@@ -246,19 +283,18 @@ class IndexedViewSampler:
 
     Args:
         index: The videos.
-        sampler: From `make_view_sampler`.
-        frame_rates: Frames per second of each video; None where the rule does not go by time.
+        sampler: Of their clips.
+
+    Raises:
+        ManifestError: the rule goes by time, and the manifest of the videos cannot be read.
     """
 
-    def __init__(
-        self,
-        index: VideoIndex,
-        sampler: Callable[[int, float], npt.NDArray[np.int64]],
-        frame_rates: npt.NDArray[np.float64] | None,
-    ) -> None:
+    def __init__(self, index: VideoIndex, sampler: ViewSampler) -> None:
         self._index = index
         self._sampler = sampler
-        self._frame_rates = frame_rates
+        self._frame_rates: npt.NDArray[np.float64] | None = None
+        if sampler.rule_name in RULES_BY_TIME:
+            self._frame_rates = _read_frame_rates(index)
 
     def __call__(self, position: int) -> npt.NDArray[np.int64]:
         """Returns the (num_clips, num_frames) frame indices of the video at `position`.
@@ -273,29 +309,18 @@ class IndexedViewSampler:
             raise VideoError(f"{self._index.path(position)}: {error}") from None
 
 
-def _sample_views(
-    rule_name: str,
-    num_video_frames: int,
-    frames_per_second: float,
-    *,
-    num_frames: int,
-    stride: int,
-    num_clips: int,
-) -> npt.NDArray[np.int64]:
-    counts = (num_video_frames, num_frames, stride, num_clips)
-    if min(counts) < 1:
-        raise ValueError(
-            f"num_video_frames, num_frames, stride and num_clips are {counts}; each must be at"
-            " least 1"
-        )
-    rate = Fraction(frames_per_second).limit_denominator(_MAX_RATE_DENOMINATOR)
-    if rule_name in RULES_BY_TIME and rate <= 0:
-        raise VideoError(
-            f"a video of {num_video_frames} frames has no frame rate, which the sampling"
-            f" {rule_name!r} needs; test it under another protocol, such as gn-10"
-        )
-    rule = VIEW_RULES[rule_name]
-    return rule(num_video_frames, rate, num_frames=num_frames, stride=stride, num_clips=num_clips)
+def _read_frame_rates(index: VideoIndex) -> npt.NDArray[np.float64]:
+    """Returns the frames per second of each video of the index."""
+    # With pyarrow, which worker processes need not import.
+    from gnvideo.data.manifest import read_manifest_table
+
+    columns = read_manifest_table(index.root, ["id", "split", "fps"]).to_pydict()
+    rates = {
+        video_id: fps
+        for video_id, split, fps in zip(*columns.values(), strict=True)
+        if split == index.split
+    }
+    return np.array([rates[index.video_id(i)] for i in range(len(index))], np.float64)
 
 
 def _spread(span: Fraction, num_points: int) -> npt.NDArray[np.int64]:

@@ -26,7 +26,7 @@ from gnvideo.data.planes import (
 )
 from gnvideo.data.transforms import TestTransform, TrainTransform
 from gnvideo.data.video_index import VideoIndex, load_video_index
-from gnvideo.data.view_sampling import IndexedViewSampler, make_view_sampler
+from gnvideo.data.view_sampling import IndexedViewSampler, ViewSampler
 from gnvideo.data.worker_pool import WorkerSettings
 from gnvideo.errors import VideoError, WorkerDiedError
 
@@ -353,7 +353,7 @@ def test_a_range_that_is_no_whole_number_of_steps_is_refused(index: VideoIndex) 
 
 
 def make_sampler(index: VideoIndex, rule: str, **counts: int) -> IndexedViewSampler:
-    return IndexedViewSampler(index, make_view_sampler(rule, **counts), None)
+    return IndexedViewSampler(index, ViewSampler(rule, **counts))
 
 
 def make_view_loader(index: VideoIndex, side: int = 20, **changes: Any) -> ViewLoader:

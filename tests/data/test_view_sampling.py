@@ -22,7 +22,7 @@ from pytorchvideo.data.encoded_video import EncodedVideo
 from torchvision.datasets.samplers import UniformClipSampler
 from torchvision.datasets.video_utils import VideoClips
 
-from gnvideo.data.view_sampling import VIEW_RULES, make_view_sampler
+from gnvideo.data.view_sampling import VIEW_RULES, ViewSampler
 from gnvideo.errors import VideoError
 from gnvideo.evaluation import PROTOCOLS
 
@@ -41,8 +41,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def sample(rule: str, num_video_frames: int, fps: float, clip: tuple[int, int], n: int) -> Indices:
-    sampler = make_view_sampler(rule, num_frames=clip[0], stride=clip[1], num_clips=n)
-    return sampler(num_video_frames, fps)
+    return ViewSampler(rule, clip[0], clip[1], n)(num_video_frames, fps)
 
 
 def compute_digest(indices_VT: Indices) -> str:
@@ -239,7 +238,7 @@ def test_views_have_the_exact_count_and_lie_within_the_video(
 
 
 def test_a_sampler_gives_the_same_in_another_process() -> None:
-    sampler = make_view_sampler("slowfast", num_frames=8, stride=8, num_clips=10)
+    sampler = ViewSampler("slowfast", num_frames=8, stride=8, num_clips=10)
     copied = pickle.loads(pickle.dumps(sampler))
     assert np.array_equal(copied(123, 29.97), sampler(123, 29.97))
 
