@@ -60,7 +60,7 @@ bench: $(STAMP) $(SAMPLE)/annotations/test.csv
 	@mkdir -p $(WORK)/bench
 	$(BIN)/python launch.py bench decode $(SAMPLE)/videos --frames 8 --json $(WORK)/bench/decode.json
 	$(BIN)/python launch.py bench loader $(PREPARED) data.num_frames=8 data.crop_pixels=32 \
-		data.short_side_range_pixels=[36,44] data.test_short_side_pixels=40 \
+		"data.short_side_range_pixels=[36,44]" data.test_short_side_pixels=40 \
 		--json $(WORK)/bench/loader.json
 
 # uv itself is in no lock: it only makes and installs one.
