@@ -28,6 +28,7 @@ from gnvideo.atomic_file import open_atomic
 from gnvideo.data.annotations import Annotation
 from gnvideo.data.drifting_textures import CLASS_NAMES, draw_video
 from gnvideo.data.encoding import EncodingSettings, encode_video
+from gnvideo.data.limited_process import JobFailure
 from gnvideo.data.process_pool import run_in_processes
 from gnvideo.errors import GnvideoError, WorkFailedError
 
@@ -40,7 +41,7 @@ _SETTINGS = EncodingSettings(crf=18, keyframe_interval_frames=250, tune="", num_
 # Every so many videos one is stored on its side, with a rotation tag.
 _ROTATED_EVERY = 10
 _ID_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_BROKEN_KINDS = ("empty", "truncated", "no video stream", "text")
+_BROKEN_KINDS = ("empty", "truncated", "no video stream", "text", "flipped bits", "random bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         videos = [
             video
             for number, (split, count) in enumerate(counts.items())
-            for video in _plan_split(split, number, count, options.seed)
+            for video in _plan_split(split, number, count, options.seed, options.broken_share)
         ]
         write = partial(_write_video, output=options.output)
-        for video, written in run_in_processes(write, videos, options.workers):
-            if not written:
-                raise WorkFailedError(f"the process that wrote {video.annotation.clip_id} died")
+        for video, result in run_in_processes(write, videos, options.workers):
+            if isinstance(result, JobFailure):
+                raise WorkFailedError(f"writing {video.annotation.clip_id} {result.reason}")
         for split in counts:
             rows = [video.annotation for video in videos if video.annotation.split == split]
             _write_annotations(options.output / "annotations" / f"{split}.csv", rows)
@@ -91,12 +92,26 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--train", type=int, default=100, help="training videos of each class")
     parser.add_argument("--val", type=int, default=30, help="validation videos of each class")
     parser.add_argument("--test", type=int, default=4, help="unlabelled test videos of each class")
+    parser.add_argument(
+        "--broken-share",
+        type=_share,
+        metavar="SHARE",
+        help="broken among all videos of train and val, of all kinds in turn (one of each kind)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     return parser
 
 
-def _plan_split(split: str, number: int, videos_per_class: int, seed: int) -> list[_PlannedVideo]:
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 0.5:
+        raise argparse.ArgumentTypeError(f"{text} is not allowed; it must be from 0 to 0.5")
+    return float(text)
+
+
+def _plan_split(
+    split: str, number: int, videos_per_class: int, seed: int, broken_share: float | None
+) -> list[_PlannedVideo]:
     videos: list[_PlannedVideo] = []
     for place in range(videos_per_class * len(CLASS_NAMES)):
         class_name = CLASS_NAMES[place % len(CLASS_NAMES)]
@@ -110,12 +125,17 @@ def _plan_split(split: str, number: int, videos_per_class: int, seed: int) -> li
                 broken=None,
             )
         )
+    if not videos or split == "test":
+        return videos
     # Beside the sound ones, so that the classes stay equally frequent.
-    for place, kind in enumerate(_BROKEN_KINDS if videos and split != "test" else ()):
-        generator = np.random.default_rng([seed, number, len(videos) + place])
-        class_name = CLASS_NAMES[place]
-        annotation = _draw_annotation(split, class_name, generator)
-        key = (seed, number, len(videos) + place)
+    num_broken = len(_BROKEN_KINDS)
+    if broken_share is not None:
+        num_broken = round(len(videos) * broken_share / (1 - broken_share))
+    for place in range(num_broken):
+        key = (seed, number, len(videos))
+        class_name = CLASS_NAMES[place % len(CLASS_NAMES)]
+        annotation = _draw_annotation(split, class_name, np.random.default_rng(key))
+        kind = _BROKEN_KINDS[place % len(_BROKEN_KINDS)]
         videos.append(_PlannedVideo(annotation, class_name, key, rotated=False, broken=kind))
     return videos
 
@@ -140,6 +160,9 @@ def _write_video(video: _PlannedVideo, output: Path) -> bool:
         _write_bytes(path, b"<html><body>This video is unavailable.</body></html>\n")
         return True
     generator = np.random.default_rng([*video.seed, 1])
+    if video.broken == "random bytes":
+        _write_bytes(path, generator.bytes(20_000))
+        return True
     width, height = _SIZES[int(generator.integers(len(_SIZES)))]
     fps = _FRAME_RATES[int(generator.integers(len(_FRAME_RATES)))]
     frames_THWC = draw_video(
@@ -164,6 +187,8 @@ def _write_video(video: _PlannedVideo, output: Path) -> bool:
     if video.broken == "truncated":
         whole = path.read_bytes()
         _write_bytes(path, whole[: len(whole) * 2 // 3])
+    elif video.broken == "flipped bits":
+        _write_bytes(path, _flip_bits(path.read_bytes(), generator))
     elif video.broken == "no video stream":
         path.unlink()
         _write_sound(path)
@@ -173,6 +198,14 @@ def _write_video(video: _PlannedVideo, output: Path) -> bool:
 def _write_bytes(path: Path, content: bytes) -> None:
     with open_atomic(path) as file:
         file.write(content)
+
+
+def _flip_bits(whole: bytes, generator: np.random.Generator) -> bytes:
+    """Returns `whole` with one bit in 50 of its middle half changed: pictures, no header."""
+    content = np.unpackbits(np.frombuffer(whole, np.uint8))
+    middle = slice(len(content) // 4, len(content) * 3 // 4)
+    content[middle] ^= generator.random(len(content[middle])) < 1 / 50
+    return np.packbits(content).tobytes()
 
 
 def _write_sound(path: Path) -> None:

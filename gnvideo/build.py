@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig, make_config
-from gnvideo.data.class_list import read_classes
+from gnvideo.data.class_list import ClassMatch, match_model_classes, read_classes
 from gnvideo.data.loader import TrainLoader, ViewLoader
 from gnvideo.data.planes import (
     PlanesTestTransform,
@@ -54,11 +54,19 @@ _INPUT_RECIPE_KEYS = (
 
 @dataclass(frozen=True)
 class RunData:
-    """The classes and the readable videos of a run's two splits."""
+    """The classes and the readable videos of a run's two splits.
+
+    Attributes:
+        classes: In the order of the model's outputs.
+        train: Of the training split.
+        val: Of the validation split.
+        class_note: How the folder's own class list differs from `classes`; None if it does not.
+    """
 
     classes: tuple[str, ...]
     train: VideoIndex
     val: VideoIndex
+    class_note: str | None
 
 
 def build_device_name(name: str) -> str:
@@ -80,8 +88,28 @@ def build_device_name(name: str) -> str:
     return name
 
 
+def build_class_match(config: DataConfig, weights: LoadedWeights) -> ClassMatch:
+    """Returns the classes of the weights, in their order, as the prepared folder spells them.
+
+    Raises:
+        ManifestError: the folder is not prepared.
+        ClassListError: the folder has a class that the weights do not know.
+    """
+    return match_model_classes(
+        weights.description.classes,
+        read_classes(config.root),
+        str(weights.path),
+        str(config.root),
+    )
+
+
 def build_index(config: DataConfig, split: str, classes: tuple[str, ...]) -> VideoIndex:
     """Returns the readable videos of `split`.
+
+    Args:
+        config: Of the data.
+        split: "train", "val" or "test".
+        classes: In the order of the model's outputs, as the prepared folder spells them.
 
     Raises:
         ManifestError: the folder is not prepared, or the split holds no readable video.
@@ -95,22 +123,33 @@ def build_index(config: DataConfig, split: str, classes: tuple[str, ...]) -> Vid
     return index
 
 
-def build_run_data(config: DataConfig) -> RunData:
+def build_run_data(config: DataConfig, resumed: LoadedWeights | None = None) -> RunData:
     """Returns the data of a training run.
+
+    Args:
+        config: Of the data.
+        resumed: The weights that the run goes on from, whose classes keep their order; or None.
 
     Raises:
         ManifestError: the folder is not prepared, a split holds no readable video, or the training
             split one without a label.
+        ClassListError: the folder has a class that the resumed weights do not know.
     """
-    classes = read_classes(config.root)
-    train = build_index(config, config.train_split, classes)
+    if resumed is None:
+        classes = names = read_classes(config.root)
+        note = None
+    else:
+        classes = resumed.description.classes
+        match = build_class_match(config, resumed)
+        names, note = match.names, match.note
+    train = build_index(config, config.train_split, names)
     num_unlabelled = train.count_unlabelled()
     if num_unlabelled:
         raise ManifestError(
             f"the split {config.train_split!r} of {config.root} holds {num_unlabelled} videos"
             " without a label; train on another split with data.train_split"
         )
-    return RunData(classes, train, build_index(config, config.val_split, classes))
+    return RunData(classes, train, build_index(config, config.val_split, names), note)
 
 
 def check_normalizer(name: str) -> None:

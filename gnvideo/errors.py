@@ -34,12 +34,20 @@ class ClassListError(GnvideoError, ValueError):
     """A label is not among the known classes, or two class lists disagree."""
 
 
+class ListExportError(GnvideoError, ValueError):
+    """A list format of another tool cannot hold what is to be written."""
+
+
 class VideoError(GnvideoError):
     """A video cannot be opened or decoded. The message names the file."""
 
 
 class DecoderUnavailableError(GnvideoError):
     """A decoder was asked for by name and its package does not import here."""
+
+
+class EngineUnavailableError(GnvideoError):
+    """Work was to be done by an engine that is not installed, or cannot be reached, here."""
 
 
 class NormalizerError(GnvideoError, ValueError):

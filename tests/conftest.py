@@ -22,7 +22,7 @@ def one_thread_for_all():
 
 @pytest.fixture(scope="session")
 def sample_kinetics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """18 train, 12 val and 6 test videos of six classes, and four broken ones in train and val."""
+    """18 train, 12 val and 6 test videos of six classes; train and val have six broken more."""
     folder = tmp_path_factory.mktemp("sample")
     counts = ["--train", "3", "--val", "2", "--test", "1"]
     tool = importlib.import_module("make_sample_kinetics")

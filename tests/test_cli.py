@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -19,10 +20,11 @@ import torch
 import yaml
 
 import gnvideo
+from gnvideo.build import build_run_data
 from gnvideo.cli import main
 from gnvideo.config import RunConfig, load_config
-from gnvideo.data.class_list import read_classes
-from gnvideo.data.manifest import ManifestRow, read_manifest
+from gnvideo.data.class_list import read_classes, write_classes
+from gnvideo.data.manifest import ManifestRow, read_manifest, write_manifest
 from gnvideo.errors import InputFileError
 from gnvideo.evaluation import PROTOCOLS, Protocol
 from gnvideo.training.checkpoint import find_last_checkpoint, load_weights
@@ -422,6 +424,53 @@ def test_eval_of_weights_alone_asks_for_the_data(
     assert read_json(tmp_path / "evaluation" / "gn-10.json") == read_json(
         trained_runs["group"] / "evaluation" / "gn-10.json"
     )
+
+
+def respell_classes(root: Path, spell: Callable[[str], str]) -> None:
+    """Gives the classes of a prepared folder other names, and the last one the index 0."""
+    rows = [
+        dataclasses.replace(row, label=row.label and spell(row.label))
+        for row in read_manifest(root)
+    ]
+    classes = [spell(name) for name in reversed(read_classes(root))]
+    write_manifest(root, rows)
+    write_classes(root, classes)
+
+
+def test_classes_of_other_data_are_matched_by_name_and_said(
+    run_command: RunCommand, trained_runs: dict[str, Path], prepared_kinetics: Path, tmp_path: Path
+) -> None:
+    run, root = trained_runs["group"], tmp_path / "data"
+    shutil.copytree(prepared_kinetics, root)
+    respell_classes(root, lambda name: f"({name.replace(' ', '_').upper()})")
+    assert set(read_classes(root)).isdisjoint(read_classes(prepared_kinetics))
+
+    output = tmp_path / "evaluation"
+    outcome = run_command("eval", run, "--output", output, f"data.root={root}")
+    assert outcome.code == 0
+    note = outcome.out.splitlines()[0]
+    assert note.startswith(f"classes of {root} matched by name to the 6 of {find_weights(run)}")
+    assert "6 at another index, 6 in other spelling" in note
+    for name in ("gn-10.json", "gn-10_predictions.csv"):
+        assert (output / name).read_bytes() == (run / "evaluation" / name).read_bytes()
+
+    data = load_config(RunConfig, run / "config.yaml").data
+    own = build_run_data(data)
+    resumed = build_run_data(data.model_copy(update={"root": root}), load_weights(run))
+    assert resumed.classes == own.classes
+    assert resumed.class_note == note
+    assert (resumed.train.class_indices == own.train.class_indices).all()
+    assert (resumed.val.class_indices == own.val.class_indices).all()
+
+
+def test_classes_that_the_weights_do_not_know_are_refused(
+    run_command: RunCommand, trained_runs: dict[str, Path], prepared_kinetics: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(prepared_kinetics, root)
+    respell_classes(root, lambda name: f"another {name}")
+    outcome = run_command("eval", trained_runs["group"], f"data.root={root}")
+    assert_fails_in_one_line(outcome, "'another ", "is none of the 6 classes", "model.safetensors")
 
 
 def test_predict_names_classes_of_a_video_as_it_was_downloaded(

@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 
-from gnvideo.build import build_described_model, build_device_name, build_index
+from gnvideo.build import (
+    build_class_match,
+    build_described_model,
+    build_device_name,
+    build_index,
+)
 from gnvideo.commands.evaluation import Evaluator, format_metrics
 from gnvideo.comparison.run_folder import read_json
 from gnvideo.config import RunConfig, load_config, make_config
@@ -46,7 +51,10 @@ def run_eval(
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     with distributed.process_group(build_device_name(config.training.device)) as device:
-        index = build_index(config.data, split, classes)
+        match = build_class_match(config.data, weights)
+        if match.note and distributed.is_main_process():
+            print(match.note)
+        index = build_index(config.data, split, match.names)
         model = build_described_model(weights, config.data).to(device)
         name = protocol or config.evaluation.protocol
         evaluator = Evaluator(config, index, classes, name, split)

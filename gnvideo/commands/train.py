@@ -30,7 +30,7 @@ from gnvideo.evaluation import get_protocol
 from gnvideo.layers import NORMALIZERS, compute_precise_statistics, describe_normalizers
 from gnvideo.models import VideoClassifier
 from gnvideo.training import distributed
-from gnvideo.training.checkpoint import CheckpointFolder
+from gnvideo.training.checkpoint import CheckpointFolder, find_last_checkpoint, load_weights
 from gnvideo.training.loop import train
 from gnvideo.training.loop_settings import LoopSettings
 from gnvideo.training.run_log import NoopRunLog, RunLog
@@ -56,13 +56,16 @@ def run_train(config: RunConfig) -> None:
 
 
 def _run(config: RunConfig, device: torch.device) -> None:
-    data = build_run_data(config.data)
+    checkpoint = find_last_checkpoint(config.output)
+    data = build_run_data(config.data, None if checkpoint is None else load_weights(checkpoint))
     model = build_initialized_model(config, len(data.classes)).to(device)
     schedule, settings = build_schedule(config, len(data.train))
     clips_per_step = settings.compute_clips_per_step(distributed.get_world_size())
     if distributed.is_main_process():
         _start_folder(config)
     distributed.wait_for_all()
+    if data.class_note:
+        _announce(data.class_note)
     _announce(_describe_run(config, data, model, settings, device))
     monitor = Evaluator(config, data.val, data.classes, config.evaluation.monitor_protocol)
 

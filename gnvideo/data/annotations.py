@@ -1,24 +1,20 @@
-"""Kinetics annotation files: which clip of which video shows what.
+"""What an annotation says: which clip, or which file, shows what; and how its values are spelled.
 
-Read by column name, in every shape in which they are published:
-    label,youtube_id,time_start,time_end,split,is_cc             Kinetics-400 train and val
-    label,youtube_id,time_start,time_end,split                   Kinetics-600 and -700
-    youtube_id,time_start,time_end,split                         test: no label
-    YouTube Identifier,Start time,End time,Class label           the first crawler
-
-Source: github.com/activitynet/ActivityNet, Crawler/Kinetics (headers and file names).
+Rows of two kinds: an `Annotation` names a clip by the id of its video and its seconds, a
+`ListedVideo` names a file. `annotations_reading.py` reads both from files.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from gnvideo.errors import AnnotationError, InputFileError
+from gnvideo.errors import AnnotationError
+
+# A file is a video if its name ends so, in capitals or not.
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
 
 _SPLIT_OF_SPELLING = {
     "train": "train",
@@ -29,18 +25,7 @@ _SPLIT_OF_SPELLING = {
     "test": "test",
     "testing": "test",
 }
-_FIELD_OF_HEADER = {
-    "label": "label",
-    "class_label": "label",
-    "youtube_id": "youtube_id",
-    "youtube_identifier": "youtube_id",
-    "time_start": "time_start",
-    "start_time": "time_start",
-    "time_end": "time_end",
-    "end_time": "time_end",
-    "split": "split",
-}
-_REQUIRED = ("youtube_id", "time_start", "time_end")
+_CLIP_NAME = re.compile(r"(?P<video>.+)_(?P<start>\d{1,6})_(?P<end>\d{1,6})", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +52,24 @@ class Annotation:
         return make_clip_id(self.youtube_id, self.start_seconds, self.end_seconds)
 
 
-class _Row(NamedTuple):
-    annotation: Annotation
-    place: str
+@dataclass(frozen=True, slots=True)
+class ListedVideo:
+    """One line of a list of files: a video, or a folder with its frames as images, and its class.
+
+    Attributes:
+        path: As in the list: relative to the folder of videos, or absolute; with `/`.
+        label: Class name; None where the list gives none (test splits).
+        split: "train", "val" or "test".
+        num_frames: Images in the folder `path`; None: `path` is a video file.
+    """
+
+    path: str
+    label: str | None
+    split: str
+    num_frames: int | None = None
+
+
+AnnotationRow = Annotation | ListedVideo
 
 
 def make_clip_id(youtube_id: str, start_seconds: int, end_seconds: int) -> str:
@@ -77,154 +77,83 @@ def make_clip_id(youtube_id: str, start_seconds: int, end_seconds: int) -> str:
     return f"{youtube_id}_{start_seconds:06d}_{end_seconds:06d}"
 
 
+def parse_clip_id(name: str) -> tuple[str, int, int] | None:
+    """Returns (video id, start, end) of a name `<id>_<start>_<end>`, None for any other name.
+
+    Times may have one to six digits, and the end must come after the start.
+    """
+    match = _CLIP_NAME.fullmatch(name)
+    if match is None or int(match["start"]) >= int(match["end"]):
+        return None
+    return match["video"], int(match["start"]), int(match["end"])
+
+
 def parse_split(spelling: str) -> str | None:
     """Returns "train", "val" or "test" for any usual spelling, None for anything else."""
     return _SPLIT_OF_SPELLING.get(spelling.strip().lower())
 
 
-def read_annotations(path: Path, split: str | None = None) -> list[Annotation]:
-    """Returns the annotations in the CSV file `path`, in its order, each once.
+def parse_split_of_file(path: Path) -> str | None:
+    """Returns the split that a file's name says: `train.csv`, `kinetics400_val_list_videos.txt`.
 
-    Args:
-        path: CSV with a header line, in UTF-8. Columns may stand in any order; those that are not
-            needed are ignored. Times may be floats and are truncated.
-        split: Keep only rows of this split. In a file without a split column all rows belong to
-            the split that the file's name says (`train.csv`, `kinetics-400_val.csv`), or else
-            to this one.
-
-    Raises:
-        InputFileError: the file is missing or unreadable.
-        AnnotationError: a wrong header, column or value, or one clip with two labels; the message
-            names file, line and value.
+    None where the name says none, or more than one.
     """
-    return read_annotation_files([path], split)[0]
-
-
-def read_annotation_files(
-    paths: Sequence[Path], split: str | None = None
-) -> tuple[list[Annotation], int]:
-    """Returns the annotations of several files, each once, and the number of repeated rows.
-
-    A row is repeated when an equal one came before. A clip may belong to two splits. Arguments and
-    errors are those of `read_annotations`.
-    """
-    return _merge(row for path in paths for row in _read_rows(path, split))
-
-
-def _merge(rows: Iterable[_Row]) -> tuple[list[Annotation], int]:
-    first_of_clip: dict[str, _Row] = {}
-    merged: dict[Annotation, None] = {}
-    count = 0
-    for row in rows:
-        count += 1
-        first = first_of_clip.setdefault(row.annotation.clip_id, row)
-        if first.annotation.label != row.annotation.label:
-            raise AnnotationError(
-                f"{row.place}: clip {row.annotation.clip_id} has the label"
-                f" {row.annotation.label!r}, but {first.annotation.label!r} in {first.place};"
-                " a clip has one label: remove one of the rows"
-            )
-        merged[row.annotation] = None
-    return list(merged), count - len(merged)
-
-
-def _read_rows(path: Path, split: str | None) -> Iterator[_Row]:
-    try:
-        # `utf-8-sig` takes away the mark that spreadsheets put before the header.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            columns = _read_header(path, next(reader, []))
-            default_split = _split_of_name(path) or split
-            for values in reader:
-                if not any(value.strip() for value in values):
-                    continue
-                place = f"{path}, line {reader.line_num}"
-                annotation = _parse_row(place, columns, values, default_split)
-                if split is None or annotation.split == split:
-                    yield _Row(annotation, place)
-    except FileNotFoundError:
-        raise InputFileError(f"no annotation file {path}; pass a Kinetics CSV file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputFileError(f"cannot read the annotation file {path}: {error}") from None
-
-
-def _read_header(path: Path, header: list[str]) -> dict[str, int]:
-    columns: dict[str, int] = {}
-    for position, name in enumerate(header):
-        field = _FIELD_OF_HEADER.get(_clean(name).lower().replace(" ", "_"))
-        if field is None:
-            continue
-        if field in columns:
-            raise AnnotationError(f"{path}, line 1: two columns mean {field!r}; keep one of them")
-        columns[field] = position
-    missing = [field for field in _REQUIRED if field not in columns]
-    if missing:
-        raise AnnotationError(
-            f"{path}, line 1: the header {','.join(header)!r} lacks {', '.join(missing)};"
-            " it must name the columns, as in label,youtube_id,time_start,time_end,split"
-        )
-    columns["count"] = len(header)
-    return columns
-
-
-def _parse_row(
-    place: str, columns: dict[str, int], values: list[str], default_split: str | None
-) -> Annotation:
-    if len(values) != columns["count"]:
-        raise AnnotationError(
-            f"{place}: {len(values)} values, but the header has {columns['count']} columns;"
-            " put a value that contains a comma in quotes"
-        )
-
-    def value(field: str) -> str:
-        return _clean(values[columns[field]]) if field in columns else ""
-
-    youtube_id = value("youtube_id")
-    if not youtube_id or "\0" in youtube_id:
-        raise AnnotationError(f"{place}: the youtube_id is {youtube_id!r}; it must not be empty")
-    start = _parse_seconds(place, "time_start", value("time_start"))
-    end = _parse_seconds(place, "time_end", value("time_end"))
-    if end <= start:
-        raise AnnotationError(
-            f"{place}: time_end is {end} and time_start {start}; the end must come after the start"
-        )
-    spelling = value("split")
-    split = parse_split(spelling) if "split" in columns else default_split
-    if split is None:
-        raise AnnotationError(
-            f"{place}: the split is {spelling!r}; write train, val (or validate) or test"
-            if "split" in columns
-            else f"{place}: no column and no file name says the split; name it with --split"
-        )
-    label = value("label") or None
-    if label is not None and not label.isprintable():
-        raise AnnotationError(f"{place}: the label {label!r} must be one line of printable text")
-    if label is None and split != "test":
-        raise AnnotationError(
-            f"{place}: clip {make_clip_id(youtube_id, start, end)} of split {split!r} has no label;"
-            " only test clips may lack one"
-        )
-    return Annotation(youtube_id, label, start, end, split)
-
-
-def _parse_seconds(place: str, column: str, text: str) -> int:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    # Six digits of seconds are what a clip's name holds.
-    if not 0 <= seconds < 1_000_000:
-        raise AnnotationError(
-            f"{place}: {column} is {text!r}; it must be a number of seconds from 0 to 999999"
-        )
-    return int(seconds)
-
-
-def _split_of_name(path: Path) -> str | None:
     words = path.stem.lower().replace("-", "_").replace(".", "_").split("_")
     splits = {split for word in words if (split := parse_split(word)) is not None}
     return splits.pop() if len(splits) == 1 else None
 
 
-def _clean(text: str) -> str:
+def make_annotation(
+    youtube_id: str, label: str | None, start: str | float, end: str | float, split: str
+) -> Annotation:
+    """Returns the annotation; times are seconds, and are truncated.
+
+    Raises:
+        AnnotationError: a value is not allowed; the message lacks the place, which the caller adds.
+    """
+    if not youtube_id or not youtube_id.isprintable():
+        raise AnnotationError(
+            f"the youtube_id is {youtube_id!r}; it must be one line of printable text"
+        )
+    start_seconds = _parse_seconds("time_start", start)
+    end_seconds = _parse_seconds("time_end", end)
+    if end_seconds <= start_seconds:
+        raise AnnotationError(
+            f"time_end is {end_seconds} and time_start {start_seconds}; the end must come after"
+            " the start"
+        )
+    if label is None and split != "test":
+        clip_id = make_clip_id(youtube_id, start_seconds, end_seconds)
+        raise AnnotationError(
+            f"clip {clip_id} of split {split!r} has no label; only test clips may lack one"
+        )
+    return Annotation(youtube_id, label, start_seconds, end_seconds, split)
+
+
+def check_label(label: str) -> str:
+    """Returns `label`.
+
+    Raises:
+        AnnotationError: it is more than one line of printable text.
+    """
+    if not label.isprintable():
+        raise AnnotationError(f"the label {label!r} must be one line of printable text")
+    return label
+
+
+def clean_value(text: str) -> str:
+    """Returns `text` without the spaces and quotes around it, which some copies double."""
     return text.strip().strip('"').strip()
+
+
+def _parse_seconds(column: str, value: str | float) -> int:
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    # Six digits of seconds are what a clip's name holds.
+    if not 0 <= seconds < 1_000_000:
+        raise AnnotationError(
+            f"{column} is {value!r}; it must be a number of seconds from 0 to 999999"
+        )
+    return int(seconds)

@@ -19,6 +19,8 @@ COVERAGE_NAME = "coverage.json"
 def write_coverage(root: Path, rows: Sequence[ManifestRow]) -> dict[str, Any]:
     """Writes and returns how much of each split was asked for and is there, with fingerprints.
 
+    Excluded videos are counted apart: they are not among those asked for.
+
     The fingerprint of a split is a hash over its "ok" rows' (id, label, content hash), sorted; that
     of the folder is a hash over its splits' names and fingerprints. Two folders with equal
     fingerprints hold the same frames.
@@ -34,10 +36,11 @@ def write_coverage(root: Path, rows: Sequence[ManifestRow]) -> dict[str, Any]:
             continue
         present = [row for row in members if row.status == "ok"]
         splits[split] = {
-            "asked": len(members),
+            "asked": sum(row.status != "excluded" for row in members),
             "present": len(present),
             "missing": sum(row.status == "missing" for row in members),
             "unreadable": sum(row.status == "unreadable" for row in members),
+            "excluded": sum(row.status == "excluded" for row in members),
             "fingerprint": _compute_fingerprint(
                 sorted([row.id, row.label or "", row.content_hash or ""] for row in present)
             ),

@@ -20,7 +20,7 @@ _VERSION_KEY = b"gnvideo_manifest_version"
 _VERSION = b"1"
 PREPARE_HINT = "write the folder with data_tools/preprocess_kinetics.py"
 
-Status = Literal["ok", "missing", "unreadable"]
+Status = Literal["ok", "missing", "unreadable", "excluded"]
 
 # Column order on disk; the same names, in the same order, as the fields of ManifestRow.
 _SCHEMA = pa.schema(
@@ -61,7 +61,8 @@ class ManifestRow:
         keyframe_interval: Largest number of frames from one keyframe to the next, or to the end.
         bytes: Size of the prepared file.
         content_hash: Hash of the decoded frames; None unless status is "ok".
-        status: "ok", "missing" (no source file) or "unreadable" (a source that does not decode).
+        status: "ok", "missing" (no source file), "unreadable" (a source that does not decode) or
+            "excluded" (left out on purpose).
         reason: Why status is not "ok"; None otherwise.
     """
 
@@ -84,7 +85,7 @@ class ManifestRow:
 def make_failed_row(
     video_id: str, label: str | None, split: str, status: Status, reason: str
 ) -> ManifestRow:
-    """Returns the row of a video that was asked for and could not be prepared."""
+    """Returns the row of a video that was in the annotations and is not prepared."""
     return ManifestRow(video_id, None, label, split, 0, 0.0, 0, 0, 0.0, 0, 0, None, status, reason)
 
 

@@ -7,22 +7,20 @@ decode are listed, never dropped silently; sources are only ever read.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gnvideo.atomic_file import write_text_atomic
 from gnvideo.data.annotations import make_clip_id
-from gnvideo.data.class_list import write_classes
+from gnvideo.data.class_list import choose_classes, write_classes
 from gnvideo.data.coverage import write_coverage
 from gnvideo.data.encoding import DEFAULT_SETTINGS, EncodedVideo, EncodingSettings
 from gnvideo.data.index_packing import write_video_indexes
+from gnvideo.data.limited_process import JobFailure
 from gnvideo.data.manifest import (
     MANIFEST_NAME,
     ManifestRow,
@@ -32,12 +30,10 @@ from gnvideo.data.manifest import (
 )
 from gnvideo.data.preparation_log import PreparationLog, open_preparation_log
 from gnvideo.data.preparation_plan import ClipJob, Source, check_folders, make_relative_path
-from gnvideo.data.process_pool import run_in_processes
+from gnvideo.data.preparation_survey import survey_jobs
+from gnvideo.data.quarantine import read_quarantine, write_quarantine
 from gnvideo.data.transcoding import read_duration_seconds, transcode_video
 from gnvideo.errors import VideoError
-
-QUARANTINE_NAME = "quarantine.csv"
-_QUARANTINE_COLUMNS = ("id", "split", "label", "source", "reason")
 
 # A video at most this much longer than the clip, and ending before it does, is the clip itself.
 _CLIP_TOLERANCE_SECONDS = 0.5
@@ -74,6 +70,13 @@ class UnreadableClip:
     reason: str
 
 
+ClipOutcome = PreparedClip | UnreadableClip
+RunJobs = Callable[
+    [Callable[[ClipJob], ClipOutcome], Sequence[ClipJob]],
+    Generator[tuple[ClipJob, ClipOutcome | JobFailure]],
+]
+
+
 @dataclass(frozen=True, slots=True)
 class PreparationResult:
     """What a run left.
@@ -97,8 +100,9 @@ def prepare_videos(
     output: Path,
     *,
     settings: PreparationSettings,
-    num_workers: int,
+    run_jobs: RunJobs,
     on_progress: Callable[[int, int], None],
+    classes: Sequence[str] | None = None,
 ) -> PreparationResult:
     """Prepares all `jobs` into the data root `output` and returns what it then holds.
 
@@ -111,10 +115,13 @@ def prepare_videos(
         videos: The folder of the sources.
         output: The data root; made if missing.
         settings: How to prepare.
-        num_workers: Processes.
+        run_jobs: Applies a function to jobs and yields (job, result) as they finish; a job that is
+            to blame for having no result comes with the reason. See `run_in_processes`.
         on_progress: Called with (clips done, clips to do) at the start and after every clip.
+        classes: The class list, which must have every label; None: see `choose_classes`.
 
     Raises:
+        ClassListError: a label is not in a given list, or two labels differ only in spelling.
         OutputError: `output` cannot be written, holds the sources as its own prepared videos, or is
             being written by another run.
         SaveFailedError: the disk is full.
@@ -122,25 +129,21 @@ def prepare_videos(
     """
     check_folders(videos, output)
     splits = {job.split for job in jobs}
-    with open_preparation_log(output, videos, settings=asdict(settings)) as log:
+    with open_preparation_log(output, videos, asdict(settings)) as (prepared, log):
         old_rows = read_manifest(output) if (output / MANIFEST_NAME).exists() else []
         rows = [row for row in old_rows if row.split not in splits]
-        quarantine = [entry for entry in _read_quarantine(output) if entry[1] not in splits]
-        waiting: list[ClipJob] = []
-        num_kept = 0
-        for job in jobs:
-            row = log.find(job)
-            if row is not None:
-                rows.append(row)
-                num_kept += 1
-            elif job.sources:
-                waiting.append(job)
-            else:
-                rows.append(_make_missing_row(job))
+        labels = {each.label for each in (*rows, *jobs) if each.label is not None}
+        earlier_labels = {row.label for row in old_rows if row.label is not None}
+        classes = choose_classes(output, labels, given=classes, earlier_labels=earlier_labels)
+        quarantine = [entry for entry in read_quarantine(output) if entry[1] not in splits]
+        survey = survey_jobs(jobs, prepared)
+        rows += survey.kept
+        rows += [_make_missing_row(job) for job in survey.missing]
+        rows += [_make_excluded_row(job) for job in survey.excluded]
         failed = _prepare_all(
-            waiting,
+            survey.waiting,
             partial(prepare_clip, videos=videos, output=output, settings=settings),
-            num_workers,
+            run_jobs,
             log,
             rows,
             on_progress,
@@ -149,13 +152,15 @@ def prepare_videos(
             rows.append(row)
             source = str(videos / job.sources[0].path)
             quarantine.append([row.id, row.split, row.label or "", source, row.reason or ""])
-        write_classes(output, (row.label for row in rows if row.label is not None))
-        _write_quarantine(output, quarantine)
+        write_classes(output, classes)
+        write_quarantine(output, quarantine)
         coverage = write_coverage(output, rows)
         # It is what says that the folder is complete; indexes can be made of it at any time.
         write_manifest(output, rows)
         write_video_indexes(output)
-    return PreparationResult(coverage, num_kept, len(waiting) - len(failed), _count_leaked(rows))
+    return PreparationResult(
+        coverage, len(survey.kept), len(survey.waiting) - len(failed), _count_leaked(rows)
+    )
 
 
 def prepare_clip(
@@ -168,12 +173,14 @@ def prepare_clip(
         SaveFailedError: writing failed half-way, for example because the disk is full.
     """
     reasons: list[str] = []
-    clip_id = _make_planned_id(job)
+    clip_id = job.planned_id
     for source in job.sources:
         file = videos / source.path
         try:
             start, end, clip_id = _find_window(job, source, file)
-            path = make_relative_path(job.split, job.label, clip_id)
+            path = make_relative_path(
+                job.split, job.label, clip_id, has_shared_name=job.has_shared_name
+            )
             video = transcode_video(
                 file,
                 output / path,
@@ -192,25 +199,52 @@ def prepare_clip(
 
 def _prepare_all(
     jobs: Sequence[ClipJob],
-    function: Callable[[ClipJob], PreparedClip | UnreadableClip],
-    num_workers: int,
+    function: Callable[[ClipJob], ClipOutcome],
+    run_jobs: RunJobs,
     log: PreparationLog,
     rows: list[ManifestRow],
     on_progress: Callable[[int, int], None],
 ) -> list[tuple[ClipJob, ManifestRow]]:
-    """Runs `jobs`, appends to `rows` those that were prepared and returns those that failed."""
+    """Runs `jobs`, appends to `rows` those that were prepared and returns those that failed.
+
+    Each source of a job is an attempt of its own, so that one that takes its process along is named
+    and the next is still tried.
+    """
     failed: list[tuple[ClipJob, ManifestRow]] = []
-    on_progress(0, len(jobs))
-    with closing(run_in_processes(function, jobs, num_workers)) as results:
-        for done, (job, result) in enumerate(results, start=1):
-            if isinstance(result, PreparedClip):
-                row = _make_row(job, result)
-                log.append(job, result.source, row)
-                rows.append(row)
-            else:
-                failed.append((job, _make_unreadable_row(job, result)))
-            on_progress(done, len(jobs))
+    done = 0
+    on_progress(done, len(jobs))
+    # The job and why its earlier sources failed, by the job with only the source to be tried.
+    attempts = {_keep_source(job, 0): (job, list[str]()) for job in jobs}
+    while attempts:
+        later: dict[ClipJob, tuple[ClipJob, list[str]]] = {}
+        with closing(run_jobs(function, list(attempts))) as results:
+            for attempt, result in results:
+                job, reasons = attempts[attempt]
+                if isinstance(result, PreparedClip):
+                    row = _make_row(job, result)
+                    log.append(job, result.source, row)
+                    rows.append(row)
+                else:
+                    clip = _name_failure(attempt, result)
+                    reasons.append(clip.reason)
+                    if len(reasons) < len(job.sources):
+                        later[_keep_source(job, len(reasons))] = job, reasons
+                        continue
+                    failed.append((job, _make_unreadable_row(job, clip.clip_id, reasons)))
+                done += 1
+                on_progress(done, len(jobs))
+        attempts = later
     return failed
+
+
+def _keep_source(job: ClipJob, place: int) -> ClipJob:
+    return replace(job, sources=(job.sources[place],))
+
+
+def _name_failure(attempt: ClipJob, result: UnreadableClip | JobFailure) -> UnreadableClip:
+    if isinstance(result, UnreadableClip):
+        return result
+    return UnreadableClip(attempt.planned_id, f"{attempt.sources[0].path} {result.reason}")
 
 
 def _find_window(
@@ -243,42 +277,20 @@ def _make_row(job: ClipJob, clip: PreparedClip) -> ManifestRow:
     )
 
 
-def _make_unreadable_row(job: ClipJob, clip: UnreadableClip | None) -> ManifestRow:
-    if clip is None:
-        reason = f"{job.sources[0].path} crashes the decoder or exhausts the memory"
-        clip = UnreadableClip(_make_planned_id(job), reason)
-    return make_failed_row(clip.clip_id, job.label, job.split, "unreadable", clip.reason)
+def _make_unreadable_row(job: ClipJob, clip_id: str, reasons: Sequence[str]) -> ManifestRow:
+    return make_failed_row(clip_id, job.label, job.split, "unreadable", "; ".join(reasons))
 
 
 def _make_missing_row(job: ClipJob) -> ManifestRow:
     reason = "no file of this name"
-    return make_failed_row(_make_planned_id(job), job.label, job.split, "missing", reason)
+    return make_failed_row(job.planned_id, job.label, job.split, "missing", reason)
 
 
-def _make_planned_id(job: ClipJob) -> str:
-    """Returns the clip's id as far as it is known without opening its video."""
-    return make_clip_id(job.video_id, job.start_seconds, job.end_seconds or 0)
+def _make_excluded_row(job: ClipJob) -> ManifestRow:
+    return make_failed_row(job.planned_id, job.label, job.split, "excluded", job.excluded or "")
 
 
 def _count_leaked(rows: Iterable[ManifestRow]) -> int:
     readable = [row for row in rows if row.status == "ok"]
     trained = {row.content_hash for row in readable if row.split == "train"}
     return sum(row.split != "train" and row.content_hash in trained for row in readable)
-
-
-def _read_quarantine(output: Path) -> list[list[str]]:
-    try:
-        text = (output / QUARANTINE_NAME).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return list(csv.reader(io.StringIO(text, newline="")))[1:]
-
-
-def _write_quarantine(output: Path, entries: Iterable[list[str]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_QUARANTINE_COLUMNS)
-    writer.writerows(sorted(entries))
-    # A source's name need not be text.
-    readable = text.getvalue().encode(errors="backslashreplace").decode()
-    write_text_atomic(output / QUARANTINE_NAME, readable)

@@ -1,66 +1,91 @@
-"""The memory of a preparation: what was prepared, from what and how; one JSON line a clip."""
+"""The memory of a preparation: what was prepared, from what and how; one JSON line a clip.
+
+A line is written when its clip stands under its name. It reaches the operating system at once, so a
+kill costs nothing that was finished; it is flushed to the disk every few seconds, so a power cut
+costs the work of these. Should a line outlive its file, the file's size tells.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
-from gnvideo.atomic_file import make_write_error, remove_partial_files, write_text_atomic
+from gnvideo.atomic_file import make_write_error, open_atomic, remove_partial_files
 from gnvideo.data.manifest import ManifestRow
 from gnvideo.data.preparation_plan import ClipJob
 from gnvideo.errors import OutputError
 
 LOG_NAME = ".progress.jsonl"
 _LOCK_NAME = ".lock"
+_SECONDS_BETWEEN_FLUSHES = 10.0
 
 
-class PreparationLog:
-    """Remembers prepared clips across runs, killed ones too.
+class PreparedClips:
+    """What earlier runs prepared into a data root; looking at it changes nothing.
 
     A clip counts as prepared when job and settings are the same, its source has the size and time
     of change that it had, and the prepared file has the size that it had.
 
     Args:
-        file: Open for appending.
-        entries: What earlier runs wrote, by `key`.
-        output: The data root.
+        file: The log, open for reading as bytes.
+        output: The data root, which need not exist.
         videos: The folder of the sources.
         settings: What the prepared files depend on besides their sources; plain JSON data.
     """
 
     def __init__(
-        self,
-        file: TextIO,
-        entries: dict[str, dict[str, Any]],
-        output: Path,
-        videos: Path,
-        settings: dict[str, Any],
+        self, file: BinaryIO, output: Path, videos: Path, settings: dict[str, Any]
     ) -> None:
         self._file = file
-        self._entries = entries
+        # Places, not entries: these would take a gigabyte for 650,000 clips.
+        self._place_of_key, _ = _find_entries(file)
         self._output = output
         self._videos = videos
         self._settings = settings
 
     def find(self, job: ClipJob) -> ManifestRow | None:
         """Returns the row of the clip if it is already prepared and nothing changed since."""
-        entry = self._entries.get(_make_key(job))
-        if entry is None or entry["settings"] != self._settings:
+        place = self._place_of_key.get(_make_key(job))
+        if place is None:
             return None
-        if entry["source"] not in [source.path for source in job.sources]:
-            return None
-        row = ManifestRow(**entry["row"])
+        self._file.seek(place)
+        entry = json.loads(self._file.readline())
         try:
-            unchanged = entry["state"] == self._read_state(entry["source"])
+            source, row = entry["source"], ManifestRow(**entry["row"])
+            if entry["settings"] != self._settings or source not in [
+                known.path for known in job.sources
+            ]:
+                return None
+            unchanged = entry["state"] == _read_state(self._videos / source)
             present = (self._output / (row.path or "")).stat().st_size == row.bytes
-        except OSError:
+        except (OSError, KeyError, TypeError):
+            # A file is gone, or another version wrote the entry.
             return None
         return row if unchanged and present else None
+
+
+class PreparationLog:
+    """Writes down what is prepared.
+
+    Args:
+        file: Open for appending.
+        videos: The folder of the sources.
+        settings: As of `PreparedClips`.
+    """
+
+    def __init__(self, file: TextIO, videos: Path, settings: dict[str, Any]) -> None:
+        self._file = file
+        self._videos = videos
+        self._settings = settings
+        self._flushed = time.monotonic()
 
     def append(self, job: ClipJob, source: str, row: ManifestRow) -> None:
         """Writes down that the clip is prepared.
@@ -73,7 +98,7 @@ class PreparationLog:
                 "key": _make_key(job),
                 "settings": self._settings,
                 "source": source,
-                "state": self._read_state(source),
+                "state": _read_state(self._videos / source),
                 "row": asdict(row),
             }
         except OSError:
@@ -82,21 +107,31 @@ class PreparationLog:
         try:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
+            if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+                os.fsync(self._file.fileno())
+                self._flushed = time.monotonic()
         except OSError as error:
-            raise make_write_error(self._output / LOG_NAME, error) from error
+            raise make_write_error(Path(self._file.name), error) from error
 
-    def _read_state(self, source: str) -> list[int]:
-        status = (self._videos / source).stat()
-        return [status.st_size, status.st_mtime_ns]
+
+@contextmanager
+def open_prepared_clips(
+    output: Path, videos: Path, settings: dict[str, Any]
+) -> Generator[PreparedClips]:
+    """Opens what the data root `output`, if it exists, remembers; writes nothing."""
+    path = output / LOG_NAME
+    with path.open("rb") if path.exists() else io.BytesIO() as file:
+        yield PreparedClips(file, output, videos, settings)
 
 
 @contextmanager
 def open_preparation_log(
     output: Path, videos: Path, settings: dict[str, Any]
-) -> Generator[PreparationLog]:
-    """Opens the log in the data root `output`, for one run at a time; makes the folder if missing.
+) -> Generator[tuple[PreparedClips, PreparationLog]]:
+    """Opens the data root `output` for one run at a time; makes the folder if missing.
 
-    Half-written files of killed runs are removed.
+    Yields what is prepared, and the log of what will be. Half-written files, of this run and of
+    killed ones, are removed at the end.
 
     Raises:
         OutputError: the folder cannot be written, or another run is writing it.
@@ -111,12 +146,15 @@ def open_preparation_log(
     with lock:
         if not _try_lock(lock):
             raise OutputError(f"another run is writing {output}; wait until it has ended")
-        remove_partial_files(output)
-        entries = _read_entries(path)
-        # Without lines that later ones replace, and without one that was cut off.
-        write_text_atomic(path, "".join(json.dumps(entry) + "\n" for entry in entries.values()))
-        with path.open("a", encoding="utf-8") as file:
-            yield PreparationLog(file, entries, output, videos, settings)
+        try:
+            _remove_stale_lines(path)
+            with (
+                path.open("a", encoding="utf-8") as file,
+                open_prepared_clips(output, videos, settings) as prepared,
+            ):
+                yield prepared, PreparationLog(file, videos, settings)
+        finally:
+            remove_partial_files(output)
 
 
 def _try_lock(file: TextIO) -> bool:
@@ -136,17 +174,35 @@ def _make_key(job: ClipJob) -> str:
     return json.dumps([job.split, job.label, job.video_id, job.start_seconds, job.end_seconds])
 
 
-def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = {}
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                    entries[entry["key"]] = entry
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    # Cut off by a kill; the clip is prepared again.
-                    continue
-    except FileNotFoundError:
-        return {}
-    return entries
+def _read_state(source: Path) -> list[int]:
+    status = source.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _find_entries(file: BinaryIO) -> tuple[dict[str, int], int]:
+    """Returns where in the log the last entry of each key begins, and the number of all lines."""
+    place_of_key: dict[str, int] = {}
+    num_lines = place = 0
+    for line in file:
+        num_lines += 1
+        # Without its end it was cut off by a kill, or another may have been appended to it.
+        if line.endswith(b"\n"):
+            # A power cut can leave any bytes; their clips are prepared again.
+            with suppress(ValueError, KeyError, TypeError):
+                place_of_key[str(json.loads(line)["key"])] = place
+        place += len(line)
+    return place_of_key, num_lines
+
+
+def _remove_stale_lines(path: Path) -> None:
+    """Rewrites the log if it has lines that later ones replace or that are not whole."""
+    if not path.exists():
+        return
+    with path.open("rb") as old:
+        place_of_key, num_lines = _find_entries(old)
+        if num_lines == len(place_of_key):
+            return
+        with open_atomic(path) as new:
+            for place in place_of_key.values():
+                old.seek(place)
+                new.write(old.readline())

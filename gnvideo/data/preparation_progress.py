@@ -1,4 +1,7 @@
-"""How far a long piece of work is: a bar on a terminal, plain lines in a log."""
+"""How far a long piece of work is: a bar on a terminal, plain lines in a log.
+
+Both say how many are done a second and how long the rest will take.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,16 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -27,10 +39,11 @@ def show_progress(unit: str, file: TextIO = sys.stderr) -> Generator[Callable[[i
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            _RateColumn(),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=Console(file=file)) as progress:
-            task = progress.add_task(unit)
+            task = progress.add_task(unit, total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)
         return
     began = last_line = time.monotonic()
@@ -50,6 +63,13 @@ def show_progress(unit: str, file: TextIO = sys.stderr) -> Generator[Callable[[i
         )
 
     yield print_line
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Returns how many are done a second, of late; for finished work on average."""
+        rate = task.finished_speed or task.speed
+        return Text("" if rate is None else f"{rate:.1f}/s")
 
 
 def _format_seconds(seconds: float) -> str:

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnvideo.data.class_list import read_classes, write_classes
 from gnvideo.data.coverage import read_coverage, write_coverage
 from gnvideo.data.manifest import ManifestRow, make_failed_row, read_manifest, write_manifest
-from gnvideo.errors import ClassListError, ManifestError
+from gnvideo.errors import ManifestError
 
 
 def make_row(
@@ -101,31 +100,19 @@ def test_writing_replaces_the_manifest_and_leaves_nothing_else(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.parquet"]
 
 
-def test_classes_are_sorted_by_code_point_and_their_line_is_their_index(tmp_path: Path) -> None:
-    write_classes(tmp_path, ["b", "a b", "Zumba", "a(b)", "b"])
-    assert (tmp_path / "classes.txt").read_text() == "Zumba\na b\na(b)\nb\n"
-    assert read_classes(tmp_path) == ("Zumba", "a b", "a(b)", "b")
-
-
-@pytest.mark.parametrize("text", ["a\n\nb\n", "a\nb\na\n"], ids=["empty-line", "name-twice"])
-def test_a_class_list_with_an_unclear_index_is_an_error(tmp_path: Path, text: str) -> None:
-    (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(ClassListError, match=r"classes\.txt, line"):
-        read_classes(tmp_path)
-
-
 def test_coverage_counts_every_status(tmp_path: Path) -> None:
     rows = [
         make_row("a"),
         make_row("b"),
         make_failed_row("c", "a", "train", "missing", "no file"),
         make_failed_row("d", "a", "val", "unreadable", "is empty"),
+        make_failed_row("e", "a", "train", "excluded", "listed in leaks.csv"),
     ]
     written = write_coverage(tmp_path, rows)
     assert read_coverage(tmp_path) == written
     train = dict(written["splits"]["train"])
     assert len(train.pop("fingerprint")) == 12
-    assert train == {"asked": 3, "present": 2, "missing": 1, "unreadable": 0}
+    assert train == {"asked": 3, "present": 2, "missing": 1, "unreadable": 0, "excluded": 1}
     assert written["splits"]["val"]["present"] == 0
     assert "test" not in written["splits"]
 

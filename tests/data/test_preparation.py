@@ -19,9 +19,7 @@ from gnvideo.data.class_list import read_classes
 from gnvideo.data.coverage import read_coverage
 from gnvideo.data.encoding import encode_video
 from gnvideo.data.manifest import read_manifest
-from gnvideo.data.preparation_log import open_preparation_log
 from gnvideo.data.video_index import load_video_index
-from gnvideo.errors import OutputError
 
 SCRIPT = Path(__file__).parents[2] / "data_tools" / "preprocess_kinetics.py"
 HEADER = "label,youtube_id,time_start,time_end,split"
@@ -217,6 +215,37 @@ def test_a_second_run_does_only_what_changed(
     assert "12 videos prepared now, 0 before" in capsys.readouterr().out
 
 
+def snapshot(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def test_a_dry_run_counts_and_writes_nothing(
+    tmp_path: Path, tool: Tool, videos: Path, clean: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = ["--annotations", videos / "all.csv", "--videos", videos, "--dry-run"]
+    # One of the four of val.
+    (videos / "clips" / "-id_0000001_000005_000006.mp4").unlink()
+
+    def read_counts() -> dict[str, list[int]]:
+        before = snapshot(tmp_path)
+        assert tool(*inputs) == 0
+        assert snapshot(tmp_path) == before
+        out = capsys.readouterr().out
+        assert "nothing was written" in out
+        lines = [line.split() for line in out.splitlines() if line.startswith(("train", "val"))]
+        return {split: [int(count) for count in counts] for split, *counts in lines}
+
+    # To prepare, kept, missing, excluded.
+    assert read_counts() == {"train": [8, 0, 0, 0], "val": [3, 0, 1, 0]}
+    shutil.copytree(clean, tmp_path / "out")
+    assert read_counts() == {"train": [0, 8, 0, 0], "val": [0, 3, 1, 0]}
+    next((tmp_path / "out" / "videos" / "train").rglob("*.mp4")).unlink()
+    assert read_counts() == {"train": [1, 7, 0, 0], "val": [0, 3, 1, 0]}
+
+
 def test_splits_prepared_one_by_one_equal_both_at_once(
     tmp_path: Path, tool: Tool, videos: Path, clean: Path
 ) -> None:
@@ -291,7 +320,14 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--split=dev", "--short-side=255", "--crf=52", "--workers=0"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--split=dev", "--short-side=255", "--crf=52", "--workers=0"),
+        *("--timeout=0", "--timeout=inf", "--memory-limit-mb=0", "--engine=spark"),
+        "--ray-address=head:6379",
+    ],
+)
 def test_an_option_out_of_range_is_exit_code_2(
     tool: Tool, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,15 +372,6 @@ def test_an_interrupt_leaves_with_one_line(tmp_path: Path, videos: Path) -> None
         _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert error == "interrupted; the same command goes on from here\n"
-
-
-def test_two_runs_do_not_write_one_folder(tmp_path: Path) -> None:
-    with (
-        open_preparation_log(tmp_path, tmp_path, {}),
-        pytest.raises(OutputError, match="another run"),
-        open_preparation_log(tmp_path, tmp_path, {}),
-    ):
-        pass
 
 
 def test_workers_start_without_torch() -> None:
