@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from gnvideo.build import build_index, build_train_loader, build_train_transform
+from gnvideo.build import build_index
+from gnvideo.build.loaders import build_train_loader, build_train_transform
 from gnvideo.commands.bare_workers import BareWorkers, ClipJob, ClipRecipe, make_clip
 from gnvideo.commands.bench_report import BenchReport, ReportTable, Spread, publish
 from gnvideo.commands.loader_advice import advise

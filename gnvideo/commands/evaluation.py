@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from gnvideo.build import build_prepare, build_view_loader
+from gnvideo.build import build_prepare
+from gnvideo.build.loaders import build_view_loader
 from gnvideo.config import RunConfig
 from gnvideo.data.coverage import read_coverage
 from gnvideo.data.video_index import VideoIndex

@@ -15,9 +15,8 @@ from gnvideo.build import (
     build_device_name,
     build_prepare,
     build_recipe,
-    build_test_transform,
-    build_view_sampler,
 )
+from gnvideo.build.loaders import build_test_transform, build_view_sampler
 from gnvideo.config import DataConfig
 from gnvideo.data.decoding import make_decoder
 from gnvideo.data.loader import VideoViews, read_views
