@@ -6,6 +6,11 @@ STAMP := .venv/.installed
 WORK := work
 SAMPLE := $(WORK)/sample
 PREPARED := $(WORK)/prepared
+# What is prepared already is left as it is.
+PREPARE_SAMPLE = $(BIN)/python data_tools/preprocess_kinetics.py --videos $(SAMPLE)/videos \
+	--short-side 40 --annotations $(SAMPLE)/annotations/train.csv \
+	--annotations $(SAMPLE)/annotations/val.csv --annotations $(SAMPLE)/annotations/test.csv \
+	--output $(PREPARED)
 
 .PHONY: help install quickstart test test-slow test-cuda check bench lock
 
@@ -29,9 +34,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 quickstart: $(STAMP) $(SAMPLE)/annotations/test.csv
-	$(BIN)/python data_tools/preprocess_kinetics.py --videos $(SAMPLE)/videos --short-side 40 \
-		--annotations $(SAMPLE)/annotations/train.csv --annotations $(SAMPLE)/annotations/val.csv \
-		--annotations $(SAMPLE)/annotations/test.csv --output $(PREPARED)
+	$(PREPARE_SAMPLE)
 	$(BIN)/python launch.py compare configs/comparisons/quickstart.yaml
 
 test: $(STAMP)
@@ -53,7 +56,12 @@ $(SAMPLE)/annotations/test.csv: $(STAMP)
 	$(BIN)/python data_tools/make_sample_kinetics.py --output $(SAMPLE)
 
 bench: $(STAMP) $(SAMPLE)/annotations/test.csv
-	$(BIN)/python benchmarks/decoders.py $(SAMPLE)/videos
+	$(PREPARE_SAMPLE)
+	@mkdir -p $(WORK)/bench
+	$(BIN)/python launch.py bench decode $(SAMPLE)/videos --frames 8 --json $(WORK)/bench/decode.json
+	$(BIN)/python launch.py bench loader $(PREPARED) data.num_frames=8 data.crop_pixels=32 \
+		"data.short_side_range_pixels=[36,44]" data.test_short_side_pixels=40 \
+		--json $(WORK)/bench/loader.json
 
 # uv itself is in no lock: it only makes and installs one.
 lock:

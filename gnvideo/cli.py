@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gnvideo
+from gnvideo.commands.bench import add_bench_command, run_bench
 from gnvideo.errors import GnvideoError
 
 _EXIT_INTERRUPTED = 130
@@ -79,7 +80,21 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord", "torchcodec"))
 
-    commands.add_parser("doctor", help="say what works on this machine and what to do about it")
+    add_bench_command(commands)
+
+    doctor = commands.add_parser(
+        "doctor", help="say what works on this machine and what to do about it"
+    )
+    doctor.add_argument(
+        "videos",
+        type=Path,
+        nargs="*",
+        metavar="VIDEO_OR_FOLDER",
+        help="also say whether all decoders give the same frames of these",
+    )
+    doctor.add_argument(
+        "--files", type=int, default=20, help="at most so many of them; default: %(default)s"
+    )
     return parser
 
 
@@ -119,8 +134,10 @@ def _run(options: argparse.Namespace) -> int:
             device_name=options.device,
             decoder_name=options.decoder,
         )
+    elif options.command == "bench":
+        run_bench(options)
     else:
         from gnvideo.commands.doctor import run_doctor
 
-        return run_doctor()
+        return run_doctor(options.videos, max_files=options.files)
     return 0

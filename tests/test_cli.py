@@ -26,6 +26,7 @@ from gnvideo.config import RunConfig, load_config
 from gnvideo.data.class_list import read_classes, write_classes
 from gnvideo.data.manifest import ManifestRow, read_manifest, write_manifest
 from gnvideo.errors import InputFileError
+from gnvideo.evaluation import PROTOCOLS, Protocol
 from gnvideo.training.checkpoint import find_last_checkpoint, load_weights
 from gnvideo.training.run_log import read_log
 
@@ -34,6 +35,7 @@ STEPS_PER_EPOCH, TOTAL_STEPS = 9, 18
 EVALUATION_KEYS = (
     *("protocol", "views", "split", "step", "statistics"),
     *("clip_top1", "clip_top5", "video_top1", "video_top5", "mean_class_accuracy"),
+    *("video_top1_of_all", "video_top5_of_all"),
     *("num_videos", "num_labelled", "num_failed", "coverage"),
 )
 
@@ -361,6 +363,40 @@ def test_eval_takes_overrides_after_options_and_then_saves_nothing(
     assert read_files(run) == before
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_every_protocol_scores_prepared_and_other_videos(
+    run_command: RunCommand,
+    trained_runs: dict[str, Path],
+    sample_kinetics: Path,
+    val_rows: list[ManifestRow],
+    tmp_path: Path,
+    protocol: Protocol,
+) -> None:
+    run = trained_runs["group"]
+    outcome = run_command(
+        *("eval", run, "--protocol", protocol.name, "--output", tmp_path),
+        # Worker processes, to which the sampling must travel.
+        *(["data.num_workers=1"] if protocol.sampling == "slowfast" else []),
+        # Planes, of which the crops can be cut only when they are RGB.
+        *(["data.pixel_format=yuv420"] if protocol.sampling == "mmaction2" else []),
+    )
+    assert outcome.code == 0
+    evaluation = read_json(tmp_path / f"{protocol.name}.json")
+    assert evaluation["views"] == protocol.num_views
+    assert evaluation["num_videos"] == 12
+    num_failed = evaluation["num_failed"]
+    assert num_failed > 0
+    of_all = evaluation["video_top1"] * 12 / (12 + num_failed)
+    assert evaluation["video_top1_of_all"] == pytest.approx(of_all)
+    line = outcome.out.splitlines()[0]
+    assert f"({of_all:.2f} % of all asked)" in line
+    assert line.endswith(f"fingerprint {evaluation['coverage']['fingerprint']}")
+
+    video_id = next(row.id for row in val_rows if row.status == "ok")
+    video = sample_kinetics / "videos" / "val" / f"{video_id}.mp4"
+    assert run_command("predict", run, video, "--protocol", protocol.name).code == 0
+
+
 def test_eval_of_videos_without_labels_leaves_predictions(
     run_command: RunCommand, trained_runs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -423,10 +459,9 @@ def test_classes_of_other_data_are_matched_by_name_and_said(
     resumed = build_run_data(data.model_copy(update={"root": root}), load_weights(run))
     assert resumed.classes == own.classes
     assert resumed.class_note == note
-    for mapped, index in ((resumed.train, own.train), (resumed.val, own.val)):
-        assert [mapped.label(i) for i in range(len(mapped))] == [
-            index.label(i) for i in range(len(index))
-        ]
+    for index, own_index in ((resumed.train, own.train), (resumed.val, own.val)):
+        labels = [index.label(place) for place in range(len(index))]
+        assert labels == [own_index.label(place) for place in range(len(own_index))]
 
 
 def test_classes_that_the_weights_do_not_know_are_refused(

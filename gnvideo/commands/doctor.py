@@ -6,22 +6,18 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from gnvideo.commands.doctor_decoding import check_decoding, check_videos
 from gnvideo.commands.environment import read_version
-from gnvideo.data.decoding import DECODER_NAMES, make_decoder
-from gnvideo.data.drifting_textures import CLASS_NAMES, draw_video
-from gnvideo.data.encoding import encode_video
-from gnvideo.errors import DecoderUnavailableError, GnvideoError
+from gnvideo.commands.finding import Finding
+from gnvideo.errors import ConfigError
 
 _GIB = 2**30
 _MIN_SHARED_MEMORY_BYTES = _GIB
@@ -29,21 +25,25 @@ _MIN_SHARED_MEMORY_BYTES = _GIB
 _MIN_TORCH = (2, 11)
 
 
-class Finding(NamedTuple):
-    """One line of the table: what was looked at, how it is, and what to do about it."""
+def run_doctor(videos: Sequence[Path] = (), max_files: int = 20) -> int:
+    """Prints a table of findings; returns 0, or 1 if something that every run needs is broken.
 
-    subject: str
-    state: Literal["ok", "note", "broken"]
-    text: str
+    Args:
+        videos: Files or folders of which all decoders must give the same frames; may be empty.
+        max_files: At most so many files of these are looked at.
 
-
-def run_doctor() -> int:
-    """Prints a table of findings; returns 0, or 1 if something that every run needs is broken."""
+    Raises:
+        ConfigError: `max_files` is below 1.
+        InputFileError: there is no video below `videos`.
+    """
+    if max_files < 1:
+        raise ConfigError(f"--files is {max_files}; it must be at least 1")
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _check_python,
         _check_torch,
         _check_gpu,
-        _check_decoding,
+        check_decoding,
+        *([partial(check_videos, videos, max_files)] if videos else []),
         _check_optional_packages,
         _check_machine,
     )
@@ -85,47 +85,6 @@ def _check_gpu() -> Iterator[Finding]:
         bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: keep float32"
         memory = f"{properties.total_memory / _GIB:.0f} GiB"
         yield Finding(f"GPU {number}", "ok", f"{properties.name}, {memory}, {bf16}")
-
-
-def _check_decoding() -> Iterator[Finding]:
-    """Encodes a small video and reads it with every decoder; all must give the same frames."""
-    frames_THWC = draw_video(
-        CLASS_NAMES[0],
-        np.random.default_rng(0),
-        num_frames=24,
-        height_pixels=48,
-        width_pixels=64,
-        fps=25,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"
-        try:
-            encode_video(path, frames_THWC, fps=Fraction(25))
-        except GnvideoError as error:
-            yield Finding("encoder", "broken", f"libx264 through PyAV: {error}")
-            return
-        yield Finding("encoder", "ok", f"libx264 through PyAV {read_version('av')}")
-        reference: np.ndarray | None = None
-        for name in DECODER_NAMES:
-            try:
-                decoded = make_decoder(name).decode_frames(path, range(0, 24, 3)).frames_THWC
-            except DecoderUnavailableError as error:
-                yield Finding(f"decoder {name}", "note", str(error))
-                continue
-            except GnvideoError as error:
-                yield Finding(f"decoder {name}", "broken", str(error))
-                continue
-            if reference is None:
-                reference = decoded
-                yield Finding(f"decoder {name}", "ok", "reads H.264")
-            elif np.array_equal(reference, decoded):
-                yield Finding(f"decoder {name}", "ok", f"same frames as {DECODER_NAMES[0]}")
-            else:
-                yield Finding(
-                    f"decoder {name}",
-                    "broken",
-                    f"other frames than {DECODER_NAMES[0]}: keep data.decoder={DECODER_NAMES[0]}",
-                )
 
 
 def _check_optional_packages() -> Iterator[Finding]:

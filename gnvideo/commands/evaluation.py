@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gnvideo.build import build_prepare, build_view_loader
+from gnvideo.build import build_prepare
+from gnvideo.build.loaders import build_view_loader
 from gnvideo.config import RunConfig
 from gnvideo.data.coverage import format_coverage, read_coverage
 from gnvideo.data.video_index import VideoIndex
-from gnvideo.evaluation import EvaluationResult, evaluate, get_protocol, save_evaluation
+from gnvideo.evaluation import (
+    EvaluationResult,
+    evaluate,
+    get_protocol,
+    save_evaluation,
+    summarize_metrics,
+)
 from gnvideo.evaluation.results import Statistics
 from gnvideo.models import VideoClassifier
 
@@ -65,12 +71,12 @@ class Evaluator:
 
     def summarize(self, result: EvaluationResult) -> dict[str, Any]:
         """Returns what `format_metrics` needs of a result that is not saved."""
-        metrics = {"video_top1": None} if result.metrics is None else asdict(result.metrics)
+        coverage = self._read_coverage()
         return {
             "protocol": result.protocol.name,
             "split": self._split,
-            "coverage": self._read_coverage(),
-            **metrics,
+            "coverage": coverage,
+            **summarize_metrics(result, coverage["asked"] - coverage["present"]),
         }
 
     def _read_coverage(self) -> dict[str, Any]:
@@ -82,8 +88,11 @@ def format_metrics(evaluation: Mapping[str, Any]) -> str:
     where = format_coverage(evaluation["split"], evaluation["coverage"])
     if evaluation["video_top1"] is None:
         return f"{evaluation['protocol']}: predictions without labels, {where}"
+    of_all = ""
+    if coverage["present"] < coverage["asked"] and "video_top1_of_all" in evaluation:
+        of_all = f" ({evaluation['video_top1_of_all']:.2f} % of all asked)"
     return (
-        f"{evaluation['protocol']}: video top-1 {evaluation['video_top1']:.2f} %,"
+        f"{evaluation['protocol']}: video top-1 {evaluation['video_top1']:.2f} %{of_all},"
         f" top-5 {evaluation['video_top5']:.2f} %, clip top-1 {evaluation['clip_top1']:.2f} %"
         f" on {where}"
     )

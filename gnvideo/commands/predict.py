@@ -11,17 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from gnvideo.build import (
-    build_clip_sampler,
     build_described_model,
     build_device_name,
     build_prepare,
     build_recipe,
-    build_test_transform,
 )
+from gnvideo.build.loaders import build_test_transform, build_view_sampler
 from gnvideo.config import DataConfig
 from gnvideo.data.decoding import make_decoder
 from gnvideo.data.loader import VideoViews, read_views
-from gnvideo.errors import ConfigError
+from gnvideo.errors import ConfigError, VideoError
 from gnvideo.evaluation import Protocol, get_protocol, predict_videos, rank_classes
 from gnvideo.training.checkpoint import load_weights
 
@@ -62,6 +61,7 @@ def run_predict(
         prepare=build_prepare(data),
         device=device,
         class_names=classes,
+        protocol=protocol,
     )
     # The video's own name is data, not markup.
     console = Console(markup=False)
@@ -79,7 +79,7 @@ def _read_videos(
     # One video is read at a time, and it may be long.
     decoder = make_decoder(data.decoder, num_threads=min(os.cpu_count() or 1, _MAX_DECODER_THREADS))
     transform = build_test_transform(data, protocol)
-    sampler = build_clip_sampler(data, protocol)
+    sampler = build_view_sampler(data, protocol)
     for position, path in enumerate(videos):
         metadata = decoder.read_metadata(path)
         if metadata.num_missing_frames:
@@ -88,6 +88,9 @@ def _read_videos(
                 " missing",
                 file=sys.stderr,
             )
-        num_frames = metadata.num_frames
-        views = read_views(decoder, path, transform, sampler(num_frames))
+        try:
+            indices_VT = sampler(metadata.num_frames, float(metadata.fps))
+        except VideoError as error:
+            raise VideoError(f"{path}: {error}") from None
+        views = read_views(decoder, path, transform, indices_VT)
         yield VideoViews(views, label=-1, video_id=str(path), position=position)

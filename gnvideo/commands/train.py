@@ -18,10 +18,10 @@ from gnvideo.build import (
     build_prepare,
     build_run_data,
     build_schedule,
-    build_train_loader,
     check_normalizer,
     describe_model,
 )
+from gnvideo.build.loaders import build_train_loader
 from gnvideo.commands.environment import describe_environment
 from gnvideo.commands.evaluation import Evaluator, format_metrics
 from gnvideo.comparison.run_folder import check_same_config, read_evaluation, read_status

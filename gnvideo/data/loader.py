@@ -214,9 +214,9 @@ class ViewLoader:
         index: The videos.
         decoder_name: See `make_decoder`.
         transform: From decoded frames (T, H, W, C) to a clip (C, T, H', W'), as `TestTransform`.
-        protocol_sampler: From the number of frames of a video to the frame indices of its views,
+        protocol_sampler: From a video's place in the index to the frame indices of its views,
             (V, T), or (T,) for one view. Worker processes need one that pickles, such as
-            `functools.partial(sample_test_clips, num_frames=8, stride=8, num_clips=10)`.
+            `IndexedViewSampler`.
         rank: Of this process, from 0.
         world_size: Number of ranks.
         pixel_format: Of the frames that `transform` gets.
@@ -296,7 +296,7 @@ class _TestViews:
         if self._decoder is None:
             self._decoder = make_frame_source(self._decoder_name, self._pixel_format)
         report(position)
-        indices = self._protocol_sampler(self._index.num_frames(position))
+        indices = self._protocol_sampler(position)
         views_VTHWC = _read_frames(
             self._decoder, self._index.path(position), self._transform, indices
         )

@@ -5,7 +5,12 @@ from __future__ import annotations
 from gnvideo.evaluation.evaluator import evaluate, predict_videos
 from gnvideo.evaluation.metrics import Metrics, VideoPrediction, compute_metrics, rank_classes
 from gnvideo.evaluation.protocols import PROTOCOLS, Protocol, get_protocol
-from gnvideo.evaluation.results import EvaluationResult, make_evaluation_stem, save_evaluation
+from gnvideo.evaluation.results import (
+    EvaluationResult,
+    make_evaluation_stem,
+    save_evaluation,
+    summarize_metrics,
+)
 
 __all__ = [
     "PROTOCOLS",
@@ -20,4 +25,5 @@ __all__ = [
     "predict_videos",
     "rank_classes",
     "save_evaluation",
+    "summarize_metrics",
 ]

@@ -7,12 +7,12 @@ P positions of the fully convolutional classifier.
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from gnvideo.errors import ClassListError, ConfigError, GnvideoError, WorkFailedError
 from gnvideo.evaluation.metrics import (
@@ -23,16 +23,16 @@ from gnvideo.evaluation.metrics import (
 )
 from gnvideo.evaluation.protocols import Protocol
 from gnvideo.evaluation.results import EvaluationResult
-
-Precision = Literal["float32", "bfloat16"]
+from gnvideo.evaluation.view_crops import CROPS_PER_CLIP
+from gnvideo.evaluation.view_scoring import PositionClassifier, Precision, View, ViewScorer
 
 
 class VideoViews(typing.Protocol):
-    """The views of one video."""
+    """The clips of one video, of which the protocol's crops make the views."""
 
     @property
     def views_VCTHW(self) -> Tensor:
-        """(V, C, T, H, W) with V >= 1, uint8."""
+        """(V, C, T, H, W) with V >= 1 clips, uint8."""
         ...
 
     @property
@@ -48,22 +48,6 @@ class VideoViews(typing.Protocol):
     @property
     def position(self) -> int:
         """The video's place in the split, from 0."""
-        ...
-
-
-class PositionClassifier(typing.Protocol):
-    """A module that classifies at every position; the bare module, not one wrapped for DDP."""
-
-    def compute_position_logits(self, clips_NCTHW: Tensor, /) -> Tensor:
-        """Returns (N, K, P) logits."""
-        ...
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Returns the module itself and all below it."""
-        ...
-
-    def eval(self) -> object:
-        """Puts every module into evaluation mode."""
         ...
 
 
@@ -86,31 +70,33 @@ def evaluate(
 
     Args:
         model: Put into evaluation mode meanwhile; every module's mode is restored afterwards.
-        videos: This process's videos, each with the protocol's number of views.
+        videos: This process's videos, each with the protocol's number of clips.
         prepare: Makes the model's input from uint8 views (V, C, T, H, W) that are on `device`.
         device: Where the model is.
         class_names: The classes in the order of the model's outputs.
         protocol: What the views are; the result carries its name.
         num_videos: Videos of the whole split, over all processes.
         precision: "bfloat16" runs the model under autocast. The softmax is at least float32.
-        views_per_forward: At most so many views go through the model at once.
+        views_per_forward: At most so many views go through the model at once; fewer, from then on,
+            once the device's memory did not hold as many.
 
     Raises:
         ClassListError: a label, or the model's number of outputs, does not fit `class_names`.
         ConfigError: `views_per_forward` is below 1.
-        ValueError: a video's number of views is not the protocol's.
-        WorkFailedError: the split is empty, a video is missing or met twice, or its probabilities
-            are not finite.
+        ValueError: a video's number of clips is not the protocol's.
+        WorkFailedError: the split is empty, a video is missing or met twice, its probabilities are
+            not finite, or the device's memory does not hold a single view.
     """
     share: list[VideoPrediction] | GnvideoError
     try:
         share = list(
             predict_videos(
                 model,
-                _check_num_views(videos, protocol),
+                _check_num_clips(videos, protocol),
                 prepare=prepare,
                 device=device,
                 class_names=class_names,
+                protocol=protocol,
                 precision=precision,
                 views_per_forward=views_per_forward,
             )
@@ -133,6 +119,7 @@ def predict_videos(
     prepare: Callable[[Tensor], Tensor],
     device: torch.device | str,
     class_names: Sequence[str],
+    protocol: Protocol,
     precision: Precision = "float32",
     views_per_forward: int = 16,
 ) -> Generator[VideoPrediction]:
@@ -152,30 +139,25 @@ def predict_videos(
         raise ConfigError(
             f"views_per_forward is {views_per_forward}; it must be at least 1; the default is 16"
         )
-    device = torch.device(device)
     modules_in_training = [module for module in model.modules() if module.training]
     model.eval()
+    scorer = ViewScorer(
+        model, prepare, torch.device(device), protocol, precision, views_per_forward
+    )
     try:
         view_probabilities: list[Tensor] = []
-        for pieces in _group_views(videos, views_per_forward):
-            views_VCTHW = torch.cat(
-                [video.views_VCTHW[start:stop] for video, start, stop in pieces]
-            )
-            probabilities_VK = _compute_probabilities(
-                model, views_VCTHW, prepare, device, precision
-            )
+        for pieces in _group_views(videos, CROPS_PER_CLIP[protocol.crop], scorer):
+            probabilities_VK = scorer.score([view for piece in pieces for view in piece.views])
             if probabilities_VK.shape[1] != len(class_names):
                 raise ClassListError(
                     f"the model has {probabilities_VK.shape[1]} outputs and the class list "
                     f"{len(class_names)} classes; use the class list the model was trained with"
                 )
-            sizes = [stop - start for _, start, stop in pieces]
-            for (video, _, stop), probabilities in zip(
-                pieces, probabilities_VK.split(sizes), strict=True
-            ):
+            sizes = [len(piece.views) for piece in pieces]
+            for piece, probabilities in zip(pieces, probabilities_VK.split(sizes), strict=True):
                 view_probabilities.append(probabilities)
-                if stop == len(video.views_VCTHW):
-                    yield _finish_video(video, torch.cat(view_probabilities), class_names)
+                if piece.is_last:
+                    yield _finish_video(piece.video, torch.cat(view_probabilities), class_names)
                     view_probabilities.clear()
     finally:
         # Not model.train(): a module that was frozen in evaluation mode stays so.
@@ -183,45 +165,40 @@ def predict_videos(
             module.training = True
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    """Consecutive views of one video that go through the model together."""
+
+    video: VideoViews
+    views: list[View]
+    is_last: bool
+
+
 def _group_views(
-    videos: Iterable[VideoViews], views_per_forward: int
-) -> Generator[list[tuple[VideoViews, int, int]]]:
-    """Yields what goes through the model together: (video, start, stop), views [start, stop)."""
-    pieces: list[tuple[VideoViews, int, int]] = []
-    room = views_per_forward
+    videos: Iterable[VideoViews], crops_per_clip: int, scorer: ViewScorer
+) -> Generator[list[_Piece]]:
+    """Yields what goes through the model together: views of clips of one shape, at most so many."""
+    pieces: list[_Piece] = []
+    room = scorer.views_per_forward
     for video in videos:
-        if pieces and video.views_VCTHW.shape[1:] != pieces[0][0].views_VCTHW.shape[1:]:
+        clips_NCTHW = video.views_VCTHW
+        if pieces and clips_NCTHW.shape[1:] != pieces[0].video.views_VCTHW.shape[1:]:
             yield pieces
-            pieces, room = [], views_per_forward
-        start, num_views = 0, len(video.views_VCTHW)
+            pieces, room = [], scorer.views_per_forward
+        start, num_views = 0, len(clips_NCTHW) * crops_per_clip
         if num_views == 0:
             raise ValueError(f"video {video.video_id} has 0 views; at least 1 must be sampled")
         while start < num_views:
             stop = min(start + room, num_views)
-            pieces.append((video, start, stop))
+            views = [View(clips_NCTHW, *divmod(n, crops_per_clip)) for n in range(start, stop)]
+            pieces.append(_Piece(video, views, stop == num_views))
             room -= stop - start
             start = stop
             if room == 0:
                 yield pieces
-                pieces, room = [], views_per_forward
+                pieces, room = [], scorer.views_per_forward
     if pieces:
         yield pieces
-
-
-@torch.inference_mode()
-def _compute_probabilities(
-    model: PositionClassifier,
-    views_VCTHW: Tensor,
-    prepare: Callable[[Tensor], Tensor],
-    device: torch.device,
-    precision: Precision,
-) -> Tensor:
-    """Returns (V, K) float64 on the CPU: the mean over the positions of the softmax at each."""
-    views_VCTHW = prepare(views_VCTHW.to(device, non_blocking=True))
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-        logits_VKP = model.compute_position_logits(views_VCTHW)
-    dtype = torch.promote_types(logits_VKP.dtype, torch.float32)
-    return logits_VKP.to(dtype).softmax(dim=1).cpu().double().mean(dim=2)
 
 
 def _finish_video(
@@ -242,11 +219,11 @@ def _finish_video(
     )
 
 
-def _check_num_views(videos: Iterable[VideoViews], protocol: Protocol) -> Generator[VideoViews]:
+def _check_num_clips(videos: Iterable[VideoViews], protocol: Protocol) -> Generator[VideoViews]:
     for video in videos:
         if len(video.views_VCTHW) != protocol.num_clips:
             raise ValueError(
-                f"video {video.video_id} has {len(video.views_VCTHW)} views; protocol "
+                f"video {video.video_id} has {len(video.views_VCTHW)} clips; protocol "
                 f"{protocol.name} has {protocol.num_clips}; sample the clips by the protocol"
             )
         yield video

@@ -44,6 +44,27 @@ class EvaluationResult:
     predictions: tuple[VideoPrediction, ...]
     metrics: Metrics | None
 
+    @property
+    def num_labelled(self) -> int:
+        """Videos that have a label, which are those that the metrics count."""
+        return sum(prediction.label != UNLABELLED for prediction in self.predictions)
+
+
+def summarize_metrics(result: EvaluationResult, num_failed: int) -> dict[str, float | None]:
+    """Returns the metrics by name, None without labels, and video accuracy of all videos asked for.
+
+    The latter, `video_top1_of_all` and `video_top5_of_all`, count the `num_failed` videos of the
+    split that are missing or unreadable as wrong, so they do not rise when hard videos are lost.
+    """
+    metrics: dict[str, float | None] = dict.fromkeys(field.name for field in fields(Metrics))
+    metrics |= {"video_top1_of_all": None, "video_top5_of_all": None}
+    if result.metrics is not None:
+        share = result.num_labelled / (result.num_labelled + num_failed)
+        metrics |= asdict(result.metrics)
+        metrics["video_top1_of_all"] = share * result.metrics.video_top1
+        metrics["video_top5_of_all"] = share * result.metrics.video_top5
+    return metrics
+
 
 def make_evaluation_stem(protocol_name: str, statistics: Statistics) -> str:
     """Returns the file name, without extension, of an evaluation: `<protocol>[_precise]`."""
@@ -78,18 +99,15 @@ def save_evaluation(
         OutputError: the folder cannot be written.
         SaveFailedError: writing failed half-way, for example because the disk is full.
     """
-    metrics: dict[str, float | None] = dict.fromkeys(field.name for field in fields(Metrics))
-    if result.metrics is not None:
-        metrics.update(asdict(result.metrics))
     summary = {
         "protocol": result.protocol.name,
-        "views": result.protocol.num_clips,
+        "views": result.protocol.num_views,
         "split": split,
         "step": step,
         "statistics": statistics,
-        **metrics,
+        **summarize_metrics(result, num_failed),
         "num_videos": len(result.predictions),
-        "num_labelled": sum(prediction.label != UNLABELLED for prediction in result.predictions),
+        "num_labelled": result.num_labelled,
         "num_failed": num_failed,
         "coverage": dict(coverage),
     }

@@ -90,6 +90,17 @@ class VideoClassifier(nn.Module):
         pooled_NCP = nn.functional.avg_pool3d(feature_map, window, stride=1).flatten(2)
         return self.get_classifier()(pooled_NCP.transpose(1, 2)).transpose(1, 2)
 
+    def compute_whole_logits(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Returns the logits (N, num_classes, 1) of the mean of the whole feature map.
+
+        No dropout. For a clip of the training size they are those of its one position.
+
+        Raises:
+            ModelError: The clips are too small for the network's strides.
+        """
+        mean_NC = self.compute_feature_map(clips_NCTHW).mean(dim=(2, 3, 4))
+        return self.get_classifier()(mean_NC)[..., None]
+
     def compute_map_size(self, clip: Size3) -> Size3:
         """Returns the size (T, H, W) of the last feature map of a clip of (frames, height, width).
 

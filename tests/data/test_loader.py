@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import pickle
 import time
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips, sample_train_clip
+from gnvideo.data.clip_sampling import sample_train_clip
 from gnvideo.data.clip_stream import ClipStream, make_sample_generator
 from gnvideo.data.dataset import ClipBatch, OpenedVideo, TrainClips
 from gnvideo.data.decoding import make_decoder
@@ -27,6 +26,7 @@ from gnvideo.data.planes import (
 )
 from gnvideo.data.transforms import TestTransform, TrainTransform
 from gnvideo.data.video_index import VideoIndex, load_video_index
+from gnvideo.data.view_sampling import IndexedViewSampler, ViewSampler
 from gnvideo.data.worker_pool import WorkerSettings
 from gnvideo.errors import VideoError, WorkerDiedError
 
@@ -282,7 +282,7 @@ def test_planes_come_through_the_loaders_as_the_decoder_gives_them(
     assert planes.video_ids == rgb.video_ids
     assert planes.clips_NCTHW.shape == (2, 1, 4, 25, 16)
     assert convert_packed_clips(planes.clips_NCTHW).shape == rgb.clips_NCTHW.shape
-    sampler = functools.partial(sample_test_clips, num_frames=4, stride=3, num_clips=3)
+    sampler = make_sampler(index, "nonlocal", num_frames=4, stride=3, num_clips=3)
     views = ViewLoader(
         index,
         "pyav",
@@ -352,8 +352,12 @@ def test_a_range_that_is_no_whole_number_of_steps_is_refused(index: VideoIndex) 
         make_train_loader(index, rank=2, world_size=2)
 
 
+def make_sampler(index: VideoIndex, rule: str, **counts: int) -> IndexedViewSampler:
+    return IndexedViewSampler(index, ViewSampler(rule, **counts))
+
+
 def make_view_loader(index: VideoIndex, side: int = 20, **changes: Any) -> ViewLoader:
-    sampler = functools.partial(sample_test_clips, num_frames=4, stride=3, num_clips=3)
+    sampler = make_sampler(index, "nonlocal", num_frames=4, stride=3, num_clips=3)
     return ViewLoader(index, "pyav", TestTransform(side, "full"), sampler, **changes)
 
 
@@ -381,17 +385,17 @@ def test_ranks_together_see_the_views_of_each_video_once(
 
 
 def test_views_are_the_frames_of_the_protocol(index: VideoIndex) -> None:
-    sampler = functools.partial(sample_test_clips, num_frames=4, stride=3, num_clips=3)
+    sampler = make_sampler(index, "nonlocal", num_frames=4, stride=3, num_clips=3)
     loader = ViewLoader(index, "pyav", TestTransform(24, "full"), sampler)
     for item in loader:
-        indices = sampler(index.num_frames(item.position))
+        indices = sampler(item.position)
         frames = make_decoder("pyav").decode_frames(index.path(item.position), indices.ravel())
         expected = frames.frames_THWC.reshape(3, 4, 24, 32, 3)
         np.testing.assert_array_equal(item.views_VCTHW.permute(0, 2, 3, 4, 1).numpy(), expected)
 
 
 def test_one_clip_gives_one_view(index: VideoIndex) -> None:
-    sampler = functools.partial(sample_center_clip, num_frames=4, stride=1)
+    sampler = make_sampler(index, "center", num_frames=4, stride=1, num_clips=1)
     item = next(iter(ViewLoader(index, "pyav", TestTransform(20, "center", 16), sampler)))
     assert item.views_VCTHW.shape == (1, 3, 4, 16, 16)
     assert item.label == -1

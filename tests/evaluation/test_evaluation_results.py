@@ -72,6 +72,9 @@ def test_the_summary_says_what_was_measured_and_on_what(tmp_path: Path):
         "video_top1": 50.0,
         "video_top5": 100.0,
         "mean_class_accuracy": 50.0,
+        # Two of three videos could be read, and one of three is right.
+        "video_top1_of_all": pytest.approx(100 / 3),
+        "video_top5_of_all": pytest.approx(200 / 3),
         "num_videos": 2,
         "num_labelled": 2,
         "num_failed": 1,
@@ -97,6 +100,7 @@ def test_a_split_without_labels_has_predictions_and_null_metrics(tmp_path: Path)
     summary: dict[str, Any] = json.loads(save(tmp_path, make_result((-1, -1))).read_text())
     names = ("clip_top1", "clip_top5", "video_top1", "video_top5", "mean_class_accuracy")
     assert [summary[name] for name in names] == [None] * 5
+    assert (summary["video_top1_of_all"], summary["video_top5_of_all"]) == (None, None)
     assert (summary["num_videos"], summary["num_labelled"]) == (2, 0)
     rows = read_rows(tmp_path / "center-1x1_predictions.csv")
     assert [(row["label"], row["correct"]) for row in rows] == [("", ""), ("", "")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,12 @@ from gnvideo.errors import ClassListError, ConfigError, WorkFailedError
 from gnvideo.evaluation import EvaluationResult, Protocol, evaluate, predict_videos
 
 CLASS_NAMES = tuple("abcdefg")
-TWO_VIEWS = Protocol(name="two", num_clips=2, crop="full", description="for tests")
+TWO_VIEWS = Protocol(
+    name="two", num_clips=2, sampling="nonlocal", crop="full", description="for tests"
+)
+TWO_BY_THREE = Protocol(
+    name="two by three", num_clips=2, sampling="nonlocal", crop="three", description="for tests"
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,9 @@ class Video:
 class SmallClassifier(nn.Module):
     """Convolution, GroupNorm, dropout, then pooling at stride 1 and a linear layer."""
 
-    def __init__(self):
+    def __init__(self, views_in_memory: int = 1000):
         super().__init__()
+        self.views_in_memory = views_in_memory
         self.convolution = nn.Conv3d(3, 8, 3, padding=1)
         self.norm = nn.GroupNorm(2, 8)
         self.dropout = nn.Dropout(0.5)
@@ -39,11 +45,17 @@ class SmallClassifier(nn.Module):
 
     def compute_position_logits(self, clips_NCTHW: Tensor) -> Tensor:
         self.views_per_call.append(len(clips_NCTHW))
+        if len(clips_NCTHW) > self.views_in_memory:
+            raise torch.OutOfMemoryError("tried to allocate more than there is")
         features = self.dropout(self.norm(self.convolution(clips_NCTHW)).relu())
         pooled = nn.functional.avg_pool3d(features, (2, 4, 4), stride=1)
         logits_NKP = self.classifier(pooled.flatten(2).transpose(1, 2)).transpose(1, 2)
         self.logits_of_calls.append(logits_NKP)
         return logits_NKP
+
+    def compute_whole_logits(self, clips_NCTHW: Tensor) -> Tensor:
+        features = self.dropout(self.norm(self.convolution(clips_NCTHW)).relu())
+        return self.classifier(features.mean((2, 3, 4)))[..., None]
 
 
 class TableClassifier(nn.Module):
@@ -56,11 +68,14 @@ class TableClassifier(nn.Module):
     def compute_position_logits(self, clips_NCTHW: Tensor) -> Tensor:
         return self.table_RKP[clips_NCTHW[:, 0, 0, 0, 0].long()]
 
+    def compute_whole_logits(self, clips_NCTHW: Tensor) -> Tensor:
+        return self.compute_position_logits(clips_NCTHW).mean(2, keepdim=True)
 
-def make_small_classifier() -> SmallClassifier:
+
+def make_small_classifier(views_in_memory: int = 1000) -> SmallClassifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SmallClassifier().double()
+        return SmallClassifier(views_in_memory).double()
 
 
 def make_videos(widths: tuple[int, ...], num_views: int = 2) -> list[Video]:
@@ -96,6 +111,7 @@ def run(
     *,
     prepare: Callable[[Tensor], Tensor] = scale,
     class_names: tuple[str, ...] = CLASS_NAMES,
+    protocol: Protocol = TWO_VIEWS,
     num_videos: int | None = None,
     views_per_forward: int = 16,
 ) -> EvaluationResult:
@@ -105,7 +121,7 @@ def run(
         prepare=prepare,
         device="cpu",
         class_names=class_names,
-        protocol=TWO_VIEWS,
+        protocol=protocol,
         num_videos=len(videos) if num_videos is None else num_videos,
         views_per_forward=views_per_forward,
     )
@@ -139,6 +155,86 @@ def test_views_of_videos_of_one_shape_share_a_forward_up_to_the_limit():
     run(model, make_videos((6, 6, 6, 9, 6, 6)), views_per_forward=5)
     # Three videos of width 6, one of width 9, two of width 6; two views each.
     assert model.views_per_call == [5, 1, 2, 4]
+
+
+@pytest.mark.parametrize("views_per_forward", [1, 4, 5, 16])
+def test_three_crops_are_views_of_their_own(views_per_forward: int):
+    model = make_small_classifier()
+    videos = make_videos((8, 8, 9, 5, 4))
+    result = run(model, videos, protocol=TWO_BY_THREE, views_per_forward=views_per_forward)
+    offsets = {8: (0, 2, 3), 9: (0, 2, 4), 5: (0, 0, 0)}
+    model.eval()
+    for video, prediction in zip(videos, result.predictions, strict=True):
+        clips = video.views_VCTHW
+        if clips.shape[-1] == 4:
+            crops = [clips[..., top : top + 4, :] for top in (0, 1, 1)]
+        else:
+            crops = [clips[..., left : left + 5] for left in offsets[clips.shape[-1]]]
+        with torch.no_grad():
+            logits_VKP = model.compute_position_logits(scale(torch.cat(crops)))
+        # float64 convolutions of other batch sizes may sum in another order.
+        expected = logits_VKP.softmax(1).mean((0, 2)).numpy()
+        np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-12)
+        assert prediction.num_views == 6
+
+
+def test_a_clip_is_prepared_once_for_its_three_crops():
+    prepared: list[int] = []
+
+    def count(views_VCTHW: Tensor) -> Tensor:
+        prepared.append(len(views_VCTHW))
+        return scale(views_VCTHW)
+
+    model = make_small_classifier()
+    run(model, make_videos((8, 8, 9)), protocol=TWO_BY_THREE, prepare=count, views_per_forward=9)
+    assert model.views_per_call == [9, 3, 6]
+    assert prepared == [3, 1, 2]
+
+
+def test_pooling_of_the_whole_view_classifies_once():
+    model = make_small_classifier()
+    videos = make_videos((9, 8))
+    result = run(model, videos, protocol=replace(TWO_BY_THREE, pooling="whole"))
+    assert model.views_per_call == []
+    model.eval()
+    crops = [videos[0].views_VCTHW[..., left : left + 5] for left in (0, 2, 4)]
+    with torch.no_grad():
+        expected = model.compute_whole_logits(scale(torch.cat(crops))).softmax(1).mean((0, 2))
+    # float64 convolutions of other batch sizes may sum in another order.
+    np.testing.assert_allclose(result.predictions[0].probabilities, expected.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("views_in_memory", "calls"),
+    [(5, [12, 6, 3, 3, 3, 3]), (1, [12, 6, 3, *[1] * 12]), (12, [12])],
+)
+def test_views_are_halved_until_the_memory_holds_them(
+    views_in_memory: int, calls: list[int], caplog: pytest.LogCaptureFixture
+):
+    videos = make_videos((6,) * 6)
+    expected = run(make_small_classifier(), videos)
+    caplog.clear()
+    caplog.set_level("INFO")
+    model = make_small_classifier(views_in_memory)
+    result = run(model, videos)
+    assert model.views_per_call == calls
+    halvings = [record.getMessage() for record in caplog.records]
+    assert len(halvings) == sum(count > views_in_memory for count in calls)
+    if halvings:
+        assert halvings[0] == ("the memory of cpu does not hold 12 views at once; going on with 6")
+    for prediction, alone in zip(result.predictions, expected.predictions, strict=True):
+        np.testing.assert_allclose(prediction.probabilities, alone.probabilities, rtol=1e-12)
+
+
+def test_what_did_not_fit_once_is_not_tried_again():
+    model = make_small_classifier(views_in_memory=4)
+    run(model, make_videos((6,) * 20), views_per_forward=8)
+    assert model.views_per_call == [8, *[4] * 10]
+
+
+def test_a_view_that_does_not_fit_alone_ends_the_evaluation():
+    with pytest.raises(WorkFailedError, match="does not hold the model and a single view"):
+        run(make_small_classifier(views_in_memory=0), make_videos((6,)))
 
 
 def test_the_softmax_is_taken_at_each_position_before_the_mean():
@@ -182,6 +278,7 @@ def test_bfloat16_runs_the_model_under_autocast_and_the_softmax_in_float32():
         prepare=lambda views: views.float() / 255,
         device="cpu",
         class_names=CLASS_NAMES,
+        protocol=TWO_VIEWS,
         precision="bfloat16",
     )
     (logits_VKP,) = model.logits_of_calls
@@ -235,8 +332,8 @@ def test_an_empty_split_is_refused():
         run(make_small_classifier(), [])
 
 
-def test_a_video_with_other_views_than_the_protocol_is_refused():
-    with pytest.raises(ValueError, match="video0 has 3 views; protocol two has 2"):
+def test_a_video_with_other_clips_than_the_protocol_is_refused():
+    with pytest.raises(ValueError, match="video0 has 3 clips; protocol two has 2"):
         run(make_small_classifier(), make_videos((6,), num_views=3))
 
 
@@ -247,6 +344,7 @@ def test_a_video_without_views_is_refused():
         prepare=scale,
         device="cpu",
         class_names=CLASS_NAMES,
+        protocol=TWO_VIEWS,
     )
     with pytest.raises(ValueError, match="video0 has 0 views"):
         list(predictions)

@@ -24,7 +24,9 @@ from gnvideo.evaluation import EvaluationResult, Protocol, evaluate
 
 NUM_VIDEOS = 7
 WORLD_SIZE = 2
-PROTOCOL = Protocol(name="three", num_clips=3, crop="full", description="for tests")
+PROTOCOL = Protocol(
+    name="three", num_clips=3, sampling="nonlocal", crop="full", description="for tests"
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class MeanColourClassifier(nn.Module):
 
     def compute_position_logits(self, clips_NCTHW: Tensor) -> Tensor:
         return (clips_NCTHW.mean((2, 3, 4)) @ self.weight_KC.T)[..., None]
+
+    def compute_whole_logits(self, clips_NCTHW: Tensor) -> Tensor:
+        return self.compute_position_logits(clips_NCTHW)
 
 
 def iterate_share(rank: int, world_size: int, unreadable: int | None = None) -> Iterator[Video]:

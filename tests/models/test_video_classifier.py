@@ -102,10 +102,12 @@ def test_training_clip_has_one_position_with_the_logits_of_forward(name):
     with torch.no_grad():
         logits = model(clips)
         position_logits = model.compute_position_logits(clips)
+        whole_logits = model.compute_whole_logits(clips)
 
     assert logits.shape == (2, 5)
-    assert position_logits.shape == (2, 5, 1)
+    assert position_logits.shape == whole_logits.shape == (2, 5, 1)
     torch.testing.assert_close(position_logits[..., 0], logits)
+    torch.testing.assert_close(whole_logits[..., 0], logits)
 
 
 @pytest.mark.parametrize("name", ["i3d_r50", "resnet3d_10", "pytorchvideo_c2d_r50"])
@@ -116,6 +118,7 @@ def test_positions_are_the_windows_of_the_training_size_on_the_feature_map(name)
     with torch.no_grad():
         feature_map = model.compute_feature_map(wide)
         position_logits = model.compute_position_logits(wide)
+        whole_logits = model.compute_whole_logits(wide)
         T, H, W = model.position_pool
         classifier = model.get_classifier()
         expected = [
@@ -124,9 +127,11 @@ def test_positions_are_the_windows_of_the_training_size_on_the_feature_map(name)
             for h in range(feature_map.shape[3] - H + 1)
             for w in range(feature_map.shape[4] - W + 1)
         ]
+        expected_whole = classifier(feature_map.mean((2, 3, 4)))
 
     assert len(expected) > 1
     torch.testing.assert_close(position_logits, torch.stack(expected, dim=2))
+    torch.testing.assert_close(whole_logits[..., 0], expected_whole)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -8,28 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from gnvideo.config import DataConfig, ModelConfig, NormalizerConfig, RunConfig, make_config
 from gnvideo.data.class_list import ClassMatch, match_model_classes, read_classes
-from gnvideo.data.clip_sampling import sample_center_clip, sample_test_clips
-from gnvideo.data.loader import TrainLoader, ViewLoader
-from gnvideo.data.planes import (
-    PlanesTestTransform,
-    PlanesTrainTransform,
-    convert_packed_clips,
-)
-from gnvideo.data.transforms import TestTransform, TrainTransform, normalize_clips
+from gnvideo.data.planes import convert_packed_clips
+from gnvideo.data.transforms import normalize_clips
 from gnvideo.data.video_index import VideoIndex, load_video_index
-from gnvideo.data.worker_pool import WorkerSettings
 from gnvideo.errors import ConfigError, ManifestError, ModelError
-from gnvideo.evaluation import Protocol
 from gnvideo.layers import NORMALIZERS, normalizer_factory
 from gnvideo.models import VideoClassifier, initialize, list_settings, make_model
 from gnvideo.training.checkpoint import LoadedWeights, ModelDescription, load_into_model
-from gnvideo.training.distributed import get_rank, get_world_size
+from gnvideo.training.distributed import get_world_size
 from gnvideo.training.loop_settings import LoopSettings
 from gnvideo.training.optimizer import make_optimizer
 from gnvideo.training.schedules import (
@@ -250,76 +240,6 @@ def build_prepare(config: DataConfig) -> Callable[[torch.Tensor], torch.Tensor]:
     if config.pixel_format == "rgb":
         return normalize
     return lambda clips: normalize(convert_packed_clips(clips))
-
-
-def build_train_loader(
-    config: RunConfig, index: VideoIndex, *, start_position: int, stop_position: int
-) -> TrainLoader:
-    """Returns this process's share of the clips [start_position, stop_position) of the stream."""
-    data = config.data
-    transform = TrainTransform(
-        data.crop_pixels, data.short_side_range_pixels, data.flip_probability
-    )
-    return TrainLoader(
-        index,
-        data.decoder,
-        transform if data.pixel_format == "rgb" else PlanesTrainTransform(transform),
-        num_frames=data.num_frames,
-        stride=data.stride,
-        clips_per_batch=config.training.clips_per_batch,
-        seed=config.seed,
-        start_position=start_position,
-        stop_position=stop_position,
-        rank=get_rank(),
-        world_size=get_world_size(),
-        clips_per_open=data.clips_per_open,
-        pixel_format=data.pixel_format,
-        workers=_build_workers(data),
-    )
-
-
-def build_test_transform(config: DataConfig, protocol: Protocol) -> TestTransform:
-    """Returns the transform of the protocol's views."""
-    crop_pixels = None if protocol.crop == "full" else config.crop_pixels
-    return TestTransform(config.test_short_side_pixels, protocol.crop, crop_pixels)
-
-
-def build_clip_sampler(
-    config: DataConfig, protocol: Protocol
-) -> Callable[[int], npt.NDArray[np.int64]]:
-    """Returns the function from a video's number of frames to the frame indices of its views."""
-    if protocol.num_clips == 1:
-        return partial(sample_center_clip, num_frames=config.num_frames, stride=config.stride)
-    return partial(
-        sample_test_clips,
-        num_frames=config.num_frames,
-        stride=config.stride,
-        num_clips=protocol.num_clips,
-    )
-
-
-def build_view_loader(config: DataConfig, index: VideoIndex, protocol: Protocol) -> ViewLoader:
-    """Returns this process's share of the videos, as views of the protocol."""
-    transform = build_test_transform(config, protocol)
-    return ViewLoader(
-        index,
-        config.decoder,
-        transform if config.pixel_format == "rgb" else PlanesTestTransform(transform),
-        build_clip_sampler(config, protocol),
-        rank=get_rank(),
-        world_size=get_world_size(),
-        pixel_format=config.pixel_format,
-        workers=_build_workers(config),
-    )
-
-
-def _build_workers(config: DataConfig) -> WorkerSettings:
-    return WorkerSettings(
-        num_workers=config.num_workers,
-        prefetch=config.prefetch_batches,
-        start_method=config.start_method,
-        timeout_seconds=config.decode_timeout_seconds,
-    )
 
 
 def build_optimizer(config: RunConfig, model: torch.nn.Module) -> Sgd:

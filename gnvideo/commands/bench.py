@@ -1,0 +1,67 @@
+"""`bench`: side by side with the peers, on the user's own files. Its words, and which runs what."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # What add_subparsers returns.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+
+def add_bench_command(commands: Commands) -> None:
+    """Adds `bench` and the benchmarks below it to the command line. Imports nothing slow."""
+    bench = commands.add_parser("bench", help="measure side by side with other libraries")
+    benchmarks = bench.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+
+    decode = benchmarks.add_parser("decode", help="random clips of your videos, by each decoder")
+    decode.add_argument("paths", type=Path, nargs="+", metavar="VIDEO_OR_FOLDER")
+    decode.add_argument("--frames", type=int, default=32, help="of a clip; default: %(default)s")
+    decode.add_argument("--stride", type=int, default=2, help="default: %(default)s")
+    decode.add_argument("--clips", type=int, default=40, help="default: %(default)s")
+
+    loader = benchmarks.add_parser("loader", help="the training loader against bare decoding")
+    loader.add_argument("source", type=Path, metavar="CONFIG.yaml_OR_PREPARED_FOLDER")
+    loader.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="such as data.num_frames=16"
+    )
+    loader.add_argument(
+        "--workers", type=int, nargs="+", help="default: 0, 1, 2, 4, ... up to the cores"
+    )
+    loader.add_argument(
+        "--batches", type=int, default=8, help="timed for each worker; default: %(default)s"
+    )
+
+    for benchmark in (decode, loader):
+        benchmark.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+        benchmark.add_argument(
+            "--json", type=Path, metavar="FILE", help="save here, and as Markdown beside it"
+        )
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """Runs the benchmark that the parsed words name."""
+    if options.benchmark == "decode":
+        from gnvideo.commands.bench_decode import run_bench_decode
+
+        run_bench_decode(
+            options.paths,
+            num_frames=options.frames,
+            stride=options.stride,
+            num_clips=options.clips,
+            num_rounds=options.rounds,
+            json_path=options.json,
+        )
+    else:
+        from gnvideo.commands.bench_loader import run_bench_loader
+
+        run_bench_loader(
+            options.source,
+            options.overrides,
+            worker_counts=options.workers,
+            batches_per_worker=options.batches,
+            num_rounds=options.rounds,
+            json_path=options.json,
+        )
