@@ -88,7 +88,7 @@ def format_metrics(evaluation: Mapping[str, Any]) -> str:
     where = format_coverage(evaluation["split"], evaluation["coverage"])
     if evaluation["video_top1"] is None:
         return f"{evaluation['protocol']}: predictions without labels, {where}"
-    of_all = ""
+    coverage, of_all = evaluation["coverage"], ""
     if coverage["present"] < coverage["asked"] and "video_top1_of_all" in evaluation:
         of_all = f" ({evaluation['video_top1_of_all']:.2f} % of all asked)"
     return (
