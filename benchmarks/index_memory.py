@@ -3,16 +3,20 @@
     python benchmarks/index_memory.py [--videos 650000] [--workers 16] [--json FILE]
 
 Writes a manifest of made-up videos, loads its index, and lets real loader workers read all of it.
-Memory is proportional set size (a page that k processes share counts 1/k in each), summed over this
-process and all below it, less the same with an index of 1,000 videos. Linux only.
+Memory is proportional set size (a page that k processes share counts 1/k in each). Of the index it
+is summed over this process and all below it; beside it stands by how much the rest of a worker's
+memory, in the median, exceeds that of one with an index of 1,000 videos and as many reads. Linux
+only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import re
+import statistics
 import sys
 import tempfile
 import time
@@ -21,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from gnvideo.commands.environment import describe_environment
-from gnvideo.data.clip_stream import ClipStream
+from gnvideo.data.clip_stream import ClipStream, make_order
 from gnvideo.data.manifest import ManifestRow, write_manifest
 from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.data.worker_pool import WorkerSettings, iterate_items
@@ -53,12 +57,13 @@ def main() -> int:
             return 1
         results["index_file_mib"] = (root / "index_train.bin").stat().st_size / 2**20
         for workers in (1, options.workers):
-            small, large = (
-                _measure_mib(Path(folder, name), workers) for name in ("small", "large")
-            )
-            results[f"mib_with_{workers}_workers"] = large - small
+            _, small_rest = _measure_mib(Path(folder, "small"), workers, options.videos)
+            index_mib, rest = _measure_mib(root, workers, options.videos)
+            results[f"index_mib_with_{workers}_workers"] = index_mib
+            results[f"mib_more_in_each_of_{workers}_workers"] = rest - small_rest
+        results["mib_of_an_order"] = make_order(0, 0, options.videos).nbytes / 2**20
     for name, value in results.items():
-        print(f"{name:24} {value:,.2f}")
+        print(f"{name:32} {value:,.2f}")
     if options.json:
         options.json.write_text(
             json.dumps({"results": results, "environment": describe_environment()}, indent=2)
@@ -111,24 +116,28 @@ def _time(act: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _measure_mib(root: Path, num_workers: int) -> float:
-    """Returns the memory of this process and its workers when each has read the whole index."""
+def _measure_mib(root: Path, num_workers: int, num_reads: int) -> tuple[float, float]:
+    """Returns the memory of the index in all processes, and the rest of a worker's."""
     index = _load(root)
     stream = ClipStream(len(index), 0)
     stream.locate(0)
     # Twice as many requests as workers, so that hardly any worker gets none.
     requests = range(2 * num_workers)
-    read = partial(_read_all, index)
+    read = partial(_read_all, index, num_reads)
     items = iterate_items(read, requests, WorkerSettings(num_workers), index.path)
     for _ in requests:
         next(items)
-    total_kib = sum(map(_read_pss_kib, _list_processes()))
+    processes = [_read_pss_kib(process, index.file) for process in _list_processes()]
+    workers = [_read_pss_kib(str(w.pid), index.file) for w in multiprocessing.active_children()]
     items.close()  # type: ignore[attr-defined]
-    return total_kib / 1024
+    index_mib = sum(of_index for of_index, _ in processes) / 1024
+    return index_mib, statistics.median(rest for _, rest in workers) / 1024
 
 
-def _read_all(index: VideoIndex, request: int, report: Callable[[int], None]) -> None:
-    for i in range(len(index)):
+def _read_all(
+    index: VideoIndex, num_reads: int, request: int, report: Callable[[int], None]
+) -> None:
+    for i in (number % len(index) for number in range(num_reads)):
         index.num_frames(i)
         index.video_id(i)
         # Their pages hold 1,024 entries each; making a path of each video takes long.
@@ -147,11 +156,17 @@ def _list_processes() -> list[str]:
     return found
 
 
-def _read_pss_kib(process: str) -> int:
-    text = Path(f"/proc/{process}/smaps_rollup").read_text()
-    found = re.search(r"^Pss: +(\d+)", text, re.MULTILINE)
-    assert found is not None
-    return int(found[1])
+def _read_pss_kib(process: str, index_file: Path) -> tuple[int, int]:
+    """Returns the memory of the mapped index file in a process, and of all else."""
+    of_index = rest = 0
+    is_index = False
+    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_index = line.endswith(str(index_file))
+        elif line.startswith("Pss:"):
+            kib = int(line.split()[1])
+            of_index, rest = (of_index + kib, rest) if is_index else (of_index, rest + kib)
+    return of_index, rest
 
 
 if __name__ == "__main__":

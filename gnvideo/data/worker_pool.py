@@ -9,6 +9,7 @@ worker starts in milliseconds. As always with such workers, a script needs
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -233,6 +234,9 @@ def _work(
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    # The garbage collector would write into each page of objects that came with the fork, and so
+    # end its being shared.
+    gc.freeze()
     while True:
         number, request = requests.get()
         try:
