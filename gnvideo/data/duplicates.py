@@ -33,7 +33,7 @@ _BAND_BITS = 16
 # Of 64. Frames up to here propose a pair: any within 3 do, and most within 6.
 _MAX_PROPOSED_DISTANCE = 6
 # A pair is a duplicate up to this median of its frames' distances. Other scenes are about 32 apart;
-# the same scene is 2 apart, and about 14 where hashes were taken a quarter second apart in motion.
+# the same scene is 2 apart, and about 10 where things move and hashes were taken at other times.
 _MAX_DISTANCE = 14
 # Where a video hardly moves it shows one picture, and two still pictures may be alike by chance.
 _MAX_STILL_DISTANCE = 6

@@ -12,7 +12,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-HASHES_PER_SECOND = 2
+# Of a copy that is shifted in time, hashes are taken up to a sixth of a second away; where things
+# move, a quarter is too far.
+HASHES_PER_SECOND = 3
 # Of a picture that shows nothing, such as a black one. No other has it: half of its bits are set.
 NO_PICTURE = 0
 
