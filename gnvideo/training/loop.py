@@ -271,9 +271,9 @@ class _Loop:
             return
         self._has_hinted = True
         self._progress.announce(
-            f"{100 * share:.0f} % of the time went to waiting for clips: raise data.num_workers up"
-            " to the number of cores, prepare the videos with short keyframe intervals, or set"
-            " data.clips_per_open"
+            f"step {self._state.step}  {100 * share:.0f} % of the time is waiting for clips: raise"
+            " data.num_workers up to the number of cores, prepare the videos with short keyframe"
+            " intervals, or set data.clips_per_open"
         )
 
     def _check_loss(self) -> None:
