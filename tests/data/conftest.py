@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,21 @@ def make_frames(num_frames: int, height: int, width: int) -> npt.NDArray[np.uint
     scene = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
     frames = [np.roll(scene, (t, 2 * t), axis=(0, 1)) + 5 * t for t in range(num_frames)]
     return np.stack(frames).astype(np.uint8)
+
+
+@contextmanager
+def keep_scheduling() -> Generator[None]:
+    """Undoes what SVT-AV1 does where it is root: the calling thread, and so every process started
+    later, gets real-time priority, and a loop in one of them starves the machine.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 @pytest.fixture(params=DECODER_NAMES)
@@ -56,9 +73,12 @@ def write_video() -> WriteVideo:
         codec: str = "libx264",
         with_audio_first: bool = False,
     ) -> Path:
-        with av.open(
-            str(path), "w", format=container_format, options=container_options or {}
-        ) as container:
+        with (
+            keep_scheduling(),
+            av.open(
+                str(path), "w", format=container_format, options=container_options or {}
+            ) as container,
+        ):
             sound = container.add_stream("aac", rate=8000) if with_audio_first else None
             # PyAV's types know video codecs by a list of literals.
             stream: Any = container.add_stream(codec, rate=25)
