@@ -27,7 +27,6 @@ from pathlib import Path
 
 import av
 
-from gnvideo.commands.environment import describe_environment
 from gnvideo.data.encoding_profiles import DEFAULT_PROFILE, PROFILES, EncodingSettings
 from gnvideo.data.process_pool import run_in_processes
 from gnvideo.data.transcoding import compute_output_size, transcode_video
@@ -82,6 +81,9 @@ def main() -> int:
         f" ({min(ratios):.2f} to {max(ratios):.2f} in {options.rounds} rounds)"
     )
     if options.json:
+        # Not at the top: it imports torch, and every worker process imports this file.
+        from gnvideo.commands.environment import describe_environment
+
         result = {
             "seconds": seconds,
             "ratios": ratios,

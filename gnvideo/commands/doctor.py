@@ -20,7 +20,6 @@ from gnvideo.commands.finding import Finding
 from gnvideo.errors import ConfigError
 
 _GIB = 2**30
-_MIN_SHARED_MEMORY_BYTES = _GIB
 # Source: github.com/pytorch/pytorch/issues/166643: cuDNN's conv3d in bf16 is off in torch 2.9.
 _MIN_TORCH = (2, 11)
 
@@ -106,15 +105,6 @@ def _check_machine() -> Iterator[Finding]:
     free_bytes = shutil.disk_usage(Path.cwd()).free
     state = "ok" if free_bytes > 10 * _GIB else "note"
     yield Finding("disk", state, f"{free_bytes / _GIB:.0f} GiB free in the current folder")
-    shared = Path("/dev/shm")
-    if shared.is_dir():
-        total_bytes = shutil.disk_usage(shared).total
-        text = f"{total_bytes / _GIB:.1f} GiB"
-        if total_bytes < _MIN_SHARED_MEMORY_BYTES:
-            text += "; loader workers need more: docker run --shm-size=8g, or data.num_workers=0"
-            yield Finding("shared memory", "note", text)
-        else:
-            yield Finding("shared memory", "ok", text)
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     text = browser or "none: the report opens in any browser elsewhere; its browser test is skipped"
     yield Finding("browser", "ok" if browser else "note", text)

@@ -26,6 +26,7 @@ from gnvideo.commands.environment import describe_environment
 from gnvideo.commands.evaluation import Evaluator, format_metrics
 from gnvideo.comparison.run_folder import check_same_config, read_evaluation, read_status
 from gnvideo.config import RunConfig, dump_config
+from gnvideo.data.coverage import format_coverage, read_coverage
 from gnvideo.evaluation import get_protocol
 from gnvideo.layers import NORMALIZERS, compute_precise_statistics, describe_normalizers
 from gnvideo.models import VideoClassifier
@@ -157,13 +158,15 @@ def _describe_run(
     num_devices = distributed.get_world_size()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     clips_per_step = settings.compute_clips_per_step(num_devices)
+    splits = read_coverage(config.data.root)["splits"]
+    named = dict.fromkeys((config.data.train_split, config.data.val_split))
     return "\n".join(
         (
             f"run       {config.output}  seed {config.seed}",
             f"model     {config.model.name}, {parameters / 1e6:.2f} M parameters,"
             f" {len(data.classes)} classes",
             f"norm      {describe_normalizers(model)}",
-            f"data      {len(data.train)} videos to train on, {len(data.val)} to validate on,"
+            f"data      {'; '.join(format_coverage(split, splits[split]) for split in named)};"
             f" decoder {config.data.decoder}",
             f"batch     {training.clips_per_batch} clips per device (what batch statistics see),"
             f" {num_devices} device(s), accumulation {training.accumulation_steps}:"
