@@ -27,9 +27,8 @@ _FAULT_TOLERANCE = 1e-9
 class DecordDecoder:
     """Reads videos with decord.
 
-    Refuses, with VideoError: containers other than MP4 and Matroska, Matroska streams without a
-    duration anywhere, edit lists that hide frames, and pixel formats other than 8-bit YUV. The
-    decoder "pyav" reads these.
+    Refuses, with VideoError, what `read_checked_table` does, Matroska streams without a duration
+    anywhere, edit lists that hide frames, and AV1. The decoder "pyav" reads these.
 
     Where a video has B-frames, all frames up to the last wanted one are read: behind decord's seek
     the last frame of some of these videos is another one.

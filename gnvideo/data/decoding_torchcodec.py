@@ -24,8 +24,8 @@ from gnvideo.errors import DecoderUnavailableError, VideoError
 class TorchcodecDecoder:
     """Reads videos with torchcodec.
 
-    Refuses, with VideoError: containers other than MP4 and Matroska, pixel formats other than 8-bit
-    YUV, and edit lists that hide frames. The decoder "pyav" reads these.
+    Refuses, with VideoError, what `read_checked_table` does, edit lists that hide frames, and open
+    groups of pictures. The decoder "pyav" reads these.
 
     Args:
         num_threads: Of FFmpeg's decoder.

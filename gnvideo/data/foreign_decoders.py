@@ -24,7 +24,8 @@ def read_checked_table(path: Path, decoder_name: str) -> FrameTable:
     """Returns the frame table of a video that the decoder called `decoder_name` may read.
 
     Raises:
-        VideoError: the video cannot be read, or not by this decoder.
+        VideoError: the video cannot be read, or not by this decoder: it is not in MP4 or Matroska,
+            not of 8 bits, interlaced, or has an odd side and less chroma than brightness.
     """
     with open_video(path) as (container, stream):
         container_name, context = container.format.name, stream.codec_context

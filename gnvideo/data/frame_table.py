@@ -39,8 +39,6 @@ class FrameTable:
         keyframe_times: (K,) int64, ascending; also of keyframes that are not displayed.
         keyframe_seek_times: (K,) int64; a seek to this time ends at the keyframe or before it.
         time_base: Seconds.
-        seekable: False where packets do not tell the frames, so that decoding made this table and
-            frames must be counted from the start.
         is_reordered: Whether the frames are stored in another order than shown (B-frames).
         num_missing: Frames at the end that the header promises and the file does not hold.
     """
@@ -49,7 +47,6 @@ class FrameTable:
     keyframe_times: npt.NDArray[np.int64]
     keyframe_seek_times: npt.NDArray[np.int64]
     time_base: Fraction
-    seekable: bool
     is_reordered: bool
     num_missing: int = 0
 
@@ -196,7 +193,6 @@ def scan_packets(container: InputContainer, stream: VideoStream) -> FrameTable |
         keyframe_times,
         keyframe_seek_times,
         _read_time_base(stream),
-        seekable=True,
         is_reordered=bool(np.any(stored_times[1:] < stored_times[:-1])),
         num_missing=num_missing,
     )
@@ -235,7 +231,6 @@ def scan_by_decoding(path: Path) -> FrameTable:
         keyframe_times,
         keyframe_times,
         time_base,
-        seekable=False,
         is_reordered=False,
         num_missing=num_decoded - len(entries),
     )

@@ -75,9 +75,8 @@ class PreparedClip:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableClip:
-    """A clip of which no source decodes, and why."""
+    """A source that does not decode, and why."""
 
-    clip_id: str
     reason: str
 
 
@@ -179,25 +178,21 @@ def prepare_videos(
 def prepare_clip(
     job: ClipJob, *, videos: Path, output: Path, settings: PreparationSettings
 ) -> PreparedClip | UnreadableClip:
-    """Writes the clip of `job` from the first of its sources that decodes.
+    """Writes the clip of `job` from its one source.
 
     Raises:
         OutputError: the folder of the clip cannot be written.
         SaveFailedError: writing failed half-way, for example because the disk is full.
     """
-    reasons: list[str] = []
-    clip_id = job.planned_id
-    for source in job.sources:
-        file = videos / source.path
-        state = read_source_state(file)
-        try:
-            clip_id, path, video = _transcode(job, source, file, output, settings)
-        except VideoError as error:
-            # Without the folder, so that the same videos give the same manifest anywhere.
-            reasons.append(str(error).replace(str(file), source.path))
-        else:
-            return PreparedClip(clip_id, path, source.path, state, video)
-    return UnreadableClip(clip_id, "; ".join(reasons))
+    (source,) = job.sources
+    file = videos / source.path
+    state = read_source_state(file)
+    try:
+        clip_id, path, video = _transcode(job, source, file, output, settings)
+    except VideoError as error:
+        # Without the folder, so that the same videos give the same manifest anywhere.
+        return UnreadableClip(str(error).replace(str(file), source.path))
+    return PreparedClip(clip_id, path, source.path, state, video)
 
 
 def _transcode(
@@ -265,12 +260,14 @@ def _prepare_all(
                     log.append(job, result.source, result.source_state, row)
                     rows.append(row)
                 else:
-                    clip = _name_failure(attempt, result)
-                    reasons.append(clip.reason)
+                    # A process that was ended did not say which file it was on.
+                    named = isinstance(result, UnreadableClip)
+                    prefix = "" if named else f"{attempt.sources[0].path} "
+                    reasons.append(prefix + result.reason)
                     if len(reasons) < len(job.sources):
                         later[_keep_source(job, len(reasons))] = job, reasons
                         continue
-                    failed.append((job, _make_unreadable_row(job, clip.clip_id, reasons)))
+                    failed.append((job, _make_unreadable_row(job, reasons)))
                 done += 1
                 on_progress(done, len(jobs))
         attempts = later
@@ -279,12 +276,6 @@ def _prepare_all(
 
 def _keep_source(job: ClipJob, place: int) -> ClipJob:
     return replace(job, sources=(job.sources[place],))
-
-
-def _name_failure(attempt: ClipJob, result: UnreadableClip | JobFailure) -> UnreadableClip:
-    if isinstance(result, UnreadableClip):
-        return result
-    return UnreadableClip(attempt.planned_id, f"{attempt.sources[0].path} {result.reason}")
 
 
 def _find_window(
@@ -317,8 +308,8 @@ def _make_row(job: ClipJob, clip: PreparedClip) -> ManifestRow:
     )
 
 
-def _make_unreadable_row(job: ClipJob, clip_id: str, reasons: Sequence[str]) -> ManifestRow:
-    return make_failed_row(clip_id, job.label, job.split, "unreadable", "; ".join(reasons))
+def _make_unreadable_row(job: ClipJob, reasons: Sequence[str]) -> ManifestRow:
+    return make_failed_row(job.planned_id, job.label, job.split, "unreadable", "; ".join(reasons))
 
 
 def _make_missing_row(job: ClipJob) -> ManifestRow:
