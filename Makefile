@@ -68,4 +68,5 @@ lock:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.5"
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
-		--extra dev --extra torchcodec --extra cluster pyproject.toml --output-file requirements.lock
+		--extra dev --extra torchcodec --extra cluster --extra hub --extra export \
+		pyproject.toml --output-file requirements.lock

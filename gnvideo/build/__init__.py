@@ -178,12 +178,7 @@ def build_model(
     return make_model(
         model.name,
         num_classes,
-        normalizer_factory(
-            normalizer.name,
-            num_groups=normalizer.num_groups,
-            eps=normalizer.eps,
-            momentum=normalizer.momentum,
-        ),
+        normalizer_factory(normalizer.name, **normalizer.model_dump(exclude={"name"})),
         **{key: value for key, value in wanted.items() if key in known},
     )
 

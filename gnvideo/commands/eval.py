@@ -61,7 +61,7 @@ def run_eval(
         result = evaluator.evaluate(model, device)
         if not distributed.is_main_process():
             return
-        has_statistics = NORMALIZERS[config.normalizer.name].uses_batch_statistics
+        has_statistics = NORMALIZERS[config.normalizer.name].has_running_statistics
         statistics = "running" if has_statistics else "none"
         if output is None:
             print(format_metrics(evaluator.summarize(result)))

@@ -109,7 +109,7 @@ def _evaluate_finally(
 ) -> None:
     """Writes the final evaluation; with batch statistics also that with recomputed ones."""
     evaluator = Evaluator(config, data.val, data.classes, config.evaluation.protocol)
-    has_statistics = NORMALIZERS[config.normalizer.name].uses_batch_statistics
+    has_statistics = NORMALIZERS[config.normalizer.name].has_running_statistics
     folder = config.output / "evaluation"
     result = evaluator.evaluate(model, device)
     if distributed.is_main_process():

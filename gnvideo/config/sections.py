@@ -38,9 +38,30 @@ class NormalizerConfig(StrictConfig):
 
     name: str = "group"
     num_groups: int = Field(default=32, ge=1)
+    channels_per_group: int | None = Field(
+        default=None, ge=1, description="instead of num_groups, which then counts no more"
+    )
+    per_frame: bool = Field(
+        default=False, description="group, layer, instance: over (H, W) of a frame, not (T, H, W)"
+    )
     eps: float = Field(default=1e-5, gt=0)
     momentum: float = Field(
         default=0.1, gt=0, le=1, description="of running statistics, as in torch"
+    )
+    sub_batch_clips: int = Field(default=2, ge=1, description="sub_batch: clips of a sub-batch")
+    history_batches: int = Field(
+        default=16, ge=1, description="moving_average_batch: batches averaged over"
+    )
+    renorm_max_scale: float = Field(default=3.0, ge=1, description="batch_renorm: last bound of r")
+    renorm_max_shift: float = Field(default=5.0, ge=0, description="batch_renorm: last bound of d")
+    renorm_hold_steps: int = Field(
+        default=5_000, ge=0, description="batch_renorm: steps as plain BatchNorm"
+    )
+    renorm_scale_steps: int = Field(
+        default=40_000, ge=0, description="batch_renorm: steps until the last bound of r"
+    )
+    renorm_shift_steps: int = Field(
+        default=25_000, ge=0, description="batch_renorm: steps until the last bound of d"
     )
 
 

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from gnvideo.errors import NormalizerError
+from gnvideo.layers.normalizer import Activation, Normalizer3d, activate
 from gnvideo.ops.group_norm import group_norm
 
 _logger = logging.getLogger(__name__)
 
 
-class GroupNorm3d(nn.Module):
+class GroupNorm3d(Normalizer3d):
     """Normalizes each clip over groups of channels, independent of the batch.
 
     With S(n, g) the elements of channels [g * C/G, (g + 1) * C/G) over all T, H, W of clip n:
@@ -40,6 +41,7 @@ class GroupNorm3d(nn.Module):
         track_running_stats: Taken and unused, as momentum.
         num_features: BatchNorm3d's name for num_channels; give one of the two.
         implementation: A name in `gnvideo.ops.group_norm.IMPLEMENTATIONS`.
+        activation: What follows the normalization.
         device: Where the parameters live.
         dtype: The parameters' dtype; float32 parameters fit inputs of any precision.
 
@@ -64,10 +66,10 @@ class GroupNorm3d(nn.Module):
         track_running_stats: bool = False,
         num_features: int | None = None,
         implementation: str = "native",
+        activation: Activation = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
         del momentum, track_running_stats
         if (num_channels is None) == (num_features is None):
             raise NormalizerError(
@@ -75,7 +77,7 @@ class GroupNorm3d(nn.Module):
                 f"give the number of channels by one of these names"
             )
         channels = num_channels if num_channels is not None else num_features
-        self.num_channels = _check_count("num_channels", channels)
+        super().__init__(_check_count("num_channels", channels), activation)
         self.num_groups = _find_num_groups(
             self.num_channels, _check_count("num_groups", num_groups)
         )
@@ -97,13 +99,14 @@ class GroupNorm3d(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns x (N, C, T, H, W) normalized, in the same shape, dtype and layout."""
+        """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         if x.ndim != 5 or x.shape[1] != self.num_channels:
             raise NormalizerError(
                 f"GroupNorm3d of {self.num_channels} channels got an input of shape "
                 f"{tuple(x.shape)}; it takes (N, {self.num_channels}, T, H, W)"
             )
-        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps, self.implementation)
+        y = group_norm(x, self.num_groups, self.weight, self.bias, self.eps, self.implementation)
+        return activate(y, self.activation)
 
     def extra_repr(self) -> str:
         """Returns the channels and the groups in use for the module's text."""

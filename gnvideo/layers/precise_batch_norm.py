@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import (
 )
 
 from gnvideo.errors import NormalizerError
-from gnvideo.layers.normalizer import uses_batch_statistics
+from gnvideo.layers.normalizer import has_running_statistics
 
 
 def compute_precise_statistics(model: nn.Module, batches: Iterable[Any], num_batches: int) -> int:
@@ -56,7 +56,7 @@ def compute_precise_statistics(model: nn.Module, batches: Iterable[Any], num_bat
         raise NormalizerError(
             f"precise statistics from {num_batches} batches; num_batches must be at least 1"
         )
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and uses_batch_statistics(m)]
+    layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and has_running_statistics(m)]
     if not layers:
         return 0
 

@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 from gnvideo.errors import ModelError
+from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import VideoClassifier
 from gnvideo.models.i3d import make_i3d_r50
 from gnvideo.models.initialization import initialize
 from gnvideo.models.pytorchvideo_adapter import make_pytorchvideo_resnet
-from gnvideo.models.residual import MakeNormalizer
 from gnvideo.models.resnet3d import make_resnet3d
 
 __all__ = [
@@ -44,14 +44,14 @@ MODELS: Mapping[str, Callable[..., VideoClassifier]] = MappingProxyType(
 
 
 def make_model(
-    name: str, num_classes: int, make_normalizer: MakeNormalizer, **settings: Any
+    name: str, num_classes: int, make_normalizer: NormalizerFactory, **settings: Any
 ) -> VideoClassifier:
     """Returns the model `name`, with torch's default weights; `initialize` sets those of a seed.
 
     Args:
         name: A name in `MODELS`.
         num_classes: The number of classes.
-        make_normalizer: `num_channels -> module`, for every normalizer of the network.
+        make_normalizer: Makes every normalizer of the network.
         **settings: The model's own settings; `list_settings(name)` names them.
 
     Raises:

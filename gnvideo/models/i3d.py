@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import Size3, Window, check_settings
 from gnvideo.models.residual import (
-    MakeNormalizer,
     ResidualBlock,
     ResidualClassifier,
-    make_conv,
     make_downsample,
+    make_padded_conv,
 )
 
 # Whether the first convolution of each block is inflated to 3x1x1, stage by stage.
@@ -39,7 +39,7 @@ _WINDOWS = (
 
 def make_i3d_r50(
     num_classes: int,
-    make_normalizer: MakeNormalizer,
+    make_normalizer: NormalizerFactory,
     *,
     width: int = 64,
     dropout_rate: float = 0.5,
@@ -52,7 +52,7 @@ def make_i3d_r50(
 
     Args:
         num_classes: The number of classes.
-        make_normalizer: `num_channels -> module`, for every normalizer of the network.
+        make_normalizer: Makes every normalizer of the network.
         width: Channels of the first convolution; all others in proportion.
         dropout_rate: Dropout before the last layer.
         train_crop_pixels: Height and width of a training clip.
@@ -81,16 +81,15 @@ class I3DResNet50(ResidualClassifier):
     def __init__(
         self,
         num_classes: int,
-        make_normalizer: MakeNormalizer,
+        make_normalizer: NormalizerFactory,
         width: int,
         dropout_rate: float,
         train_clip: Size3,
     ) -> None:
         super().__init__(num_classes, _WINDOWS, train_clip)
         conv1, maxpool1, maxpool2 = _WINDOWS[:3]
-        self.conv1 = nn.Conv3d(3, width, *conv1, bias=False)
-        self.norm1 = make_normalizer(width)
-        self.relu = nn.ReLU(inplace=True)
+        self.conv1 = make_normalizer.make_conv(3, width, *conv1)
+        self.norm1 = make_normalizer(width, "relu")
         self.maxpool1 = nn.MaxPool3d(*maxpool1)
         self.layer1 = _make_stage(0, width, width, make_normalizer)
         self.maxpool2 = nn.MaxPool3d(*maxpool2)
@@ -103,14 +102,14 @@ class I3DResNet50(ResidualClassifier):
     def compute_feature_map(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         """Returns the last feature map (N, 32 * width, T / 8, H / 32, W / 32), sizes rounded."""
         self.check_clips(clips_NCTHW)
-        x = self.relu(self.norm1(self.conv1(clips_NCTHW)))
+        x = self.norm1(self.conv1(clips_NCTHW))
         x = self.layer1(self.maxpool1(x))
         x = self.layer2(self.maxpool2(x))
         return self.layer4(self.layer3(x))
 
 
 def _make_stage(
-    index: int, in_channels: int, inner_channels: int, make_normalizer: MakeNormalizer
+    index: int, in_channels: int, inner_channels: int, make_normalizer: NormalizerFactory
 ) -> nn.Sequential:
     blocks: list[nn.Module] = []
     for block, is_temporal in enumerate(_TEMPORAL_BLOCKS[index]):
@@ -131,16 +130,19 @@ class _Bottleneck(ResidualBlock):
         inner_channels: int,
         is_temporal: bool,
         spatial_stride: int,
-        make_normalizer: MakeNormalizer,
+        make_normalizer: NormalizerFactory,
     ) -> None:
         stride = (1, spatial_stride, spatial_stride)
         out_channels = inner_channels * _EXPANSION
         super().__init__()
-        self.conv1 = make_conv(in_channels, inner_channels, (3 if is_temporal else 1, 1, 1))
-        self.norm1 = make_normalizer(inner_channels)
-        self.conv2 = make_conv(inner_channels, inner_channels, (1, 3, 3), stride)
-        self.norm2 = make_normalizer(inner_channels)
-        self.conv3 = make_conv(inner_channels, out_channels, (1, 1, 1))
+        kernel1 = (3 if is_temporal else 1, 1, 1)
+        self.conv1 = make_padded_conv(in_channels, inner_channels, kernel1, make_normalizer)
+        self.norm1 = make_normalizer(inner_channels, "relu")
+        self.conv2 = make_padded_conv(
+            inner_channels, inner_channels, (1, 3, 3), make_normalizer, stride
+        )
+        self.norm2 = make_normalizer(inner_channels, "relu")
+        self.conv3 = make_padded_conv(inner_channels, out_channels, (1, 1, 1), make_normalizer)
         self.norm3 = make_normalizer(out_channels)
         self.downsample = make_downsample(in_channels, out_channels, stride, make_normalizer)
 
@@ -149,6 +151,6 @@ class _Bottleneck(ResidualBlock):
         return self.norm3
 
     def compute_branch(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.norm1(self.conv1(x)))
-        x = self.relu(self.norm2(self.conv2(x)))
+        x = self.norm1(self.conv1(x))
+        x = self.norm2(self.conv2(x))
         return self.norm3(self.conv3(x))

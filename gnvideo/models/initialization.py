@@ -42,8 +42,9 @@ def initialize(model: VideoClassifier, seed: int, zero_final_gamma: bool = True)
                 _draw_normal(module.weight, _CLASSIFIER_STD, seed, f"{name}.weight")
                 _fill(module.bias, 0.0)
             elif is_normalizer(module):
-                _fill(getattr(module, "weight", None), 1.0)
-                _fill(getattr(module, "bias", None), 0.0)
+                reset_parameters = module.reset_parameters
+                assert callable(reset_parameters)
+                reset_parameters()
         if zero_final_gamma:
             for normalizer in model.final_normalizers():
                 _fill(getattr(normalizer, "weight", None), 0.0)

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
+from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import Size3, VideoClassifier, Window, check_settings
-from gnvideo.models.residual import MakeNormalizer
 
 _STEM_POOL = Window((1, 3, 3), (1, 2, 2), (0, 1, 1))
 _TIME_POOL = Window((2, 1, 1), (2, 1, 1), (0, 0, 0))
@@ -38,7 +38,7 @@ _WINDOWS: Mapping[str, tuple[Window, ...]] = MappingProxyType(
 def make_pytorchvideo_resnet(
     name: str,
     num_classes: int,
-    make_normalizer: MakeNormalizer,
+    make_normalizer: NormalizerFactory,
     *,
     dropout_rate: float = 0.5,
     train_crop_pixels: int = 224,
@@ -52,7 +52,7 @@ def make_pytorchvideo_resnet(
     Args:
         name: "slow_r50", "i3d_r50" or "c2d_r50".
         num_classes: The number of classes.
-        make_normalizer: `num_channels -> module`, for every normalizer of the network.
+        make_normalizer: Makes every normalizer of the network.
         dropout_rate: Dropout before the last layer.
         train_crop_pixels: Height and width of a training clip; with num_frames it sets the size
             of the head's pooling, and clips must not be smaller.
@@ -89,7 +89,7 @@ class PytorchvideoResNet(VideoClassifier):
         self,
         name: str,
         num_classes: int,
-        make_normalizer: MakeNormalizer,
+        make_normalizer: NormalizerFactory,
         dropout_rate: float,
         train_clip: Size3,
     ) -> None:

@@ -5,14 +5,11 @@ Axes: N clips, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
+from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import Size3, VideoClassifier
-
-MakeNormalizer = Callable[[int], nn.Module]
 
 
 class ResidualBlock(nn.Module):
@@ -71,20 +68,25 @@ class ResidualClassifier(VideoClassifier):
         return self.fc(self.dropout(features_NC))
 
 
-def make_conv(
-    in_channels: int, out_channels: int, kernel: Size3, stride: Size3 = (1, 1, 1)
+def make_padded_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: Size3,
+    make_normalizer: NormalizerFactory,
+    stride: Size3 = (1, 1, 1),
 ) -> nn.Conv3d:
-    """Returns a convolution without bias, padded by half of its (odd) kernel."""
+    """Returns the convolution before a normalizer, padded by half of its (odd) kernel."""
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    return nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=False)
+    return make_normalizer.make_conv(in_channels, out_channels, kernel, stride, padding)
 
 
 def make_downsample(
-    in_channels: int, out_channels: int, stride: Size3, make_normalizer: MakeNormalizer
+    in_channels: int, out_channels: int, stride: Size3, make_normalizer: NormalizerFactory
 ) -> nn.Sequential | None:
     """Returns the projection shortcut where channels or size change, else None ("type B")."""
     if in_channels == out_channels and stride == (1, 1, 1):
         return None
     return nn.Sequential(
-        make_conv(in_channels, out_channels, (1, 1, 1), stride), make_normalizer(out_channels)
+        make_padded_conv(in_channels, out_channels, (1, 1, 1), make_normalizer, stride),
+        make_normalizer(out_channels),
     )

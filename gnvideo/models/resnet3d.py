@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
+from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import Size3, Window, check_settings
 from gnvideo.models.residual import (
-    MakeNormalizer,
     ResidualBlock,
     ResidualClassifier,
-    make_conv,
     make_downsample,
+    make_padded_conv,
 )
 
 _STEM = Window((3, 7, 7), (1, 2, 2), (1, 3, 3))
@@ -32,7 +32,7 @@ _SPATIAL_STRIDES = (1, 2, 2, 2)
 def make_resnet3d(
     depth: int,
     num_classes: int,
-    make_normalizer: MakeNormalizer,
+    make_normalizer: NormalizerFactory,
     *,
     width: int = 64,
     dropout_rate: float = 0.0,
@@ -46,7 +46,7 @@ def make_resnet3d(
     Args:
         depth: 10 or 18 or 34 (basic blocks; 10 has one in each stage) or 50 (bottlenecks).
         num_classes: The number of classes.
-        make_normalizer: `num_channels -> module`, for every normalizer of the network.
+        make_normalizer: Makes every normalizer of the network.
         width: Channels of the first convolution; all others in proportion.
         dropout_rate: Dropout before the last layer.
         stem_pool: Whether a max pooling (1x3x3, stride 1,2,2) follows the first convolution.
@@ -94,7 +94,7 @@ class ResNet3D(ResidualClassifier):
         self,
         layout: _Layout,
         num_classes: int,
-        make_normalizer: MakeNormalizer,
+        make_normalizer: NormalizerFactory,
         width: int,
         dropout_rate: float,
         stem_pool: bool,
@@ -106,9 +106,8 @@ class ResNet3D(ResidualClassifier):
         super().__init__(num_classes, windows, train_clip)
 
         self.stem = nn.Sequential(
-            nn.Conv3d(3, width, *_STEM, bias=False),
-            make_normalizer(width),
-            nn.ReLU(inplace=True),
+            make_normalizer.make_conv(3, width, *_STEM),
+            make_normalizer(width, "relu"),
             *([nn.MaxPool3d(*_STEM_POOL)] if stem_pool else []),
         )
         stages: list[nn.Sequential] = []
@@ -144,16 +143,16 @@ class _BasicBlock(ResidualBlock):
         in_channels: int,
         inner_channels: int,
         stride: Size3,
-        make_normalizer: MakeNormalizer,
+        make_normalizer: NormalizerFactory,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Sequential(
-            make_conv(in_channels, inner_channels, (3, 3, 3), stride),
-            make_normalizer(inner_channels),
-            nn.ReLU(inplace=True),
+            make_padded_conv(in_channels, inner_channels, (3, 3, 3), make_normalizer, stride),
+            make_normalizer(inner_channels, "relu"),
         )
         self.conv2 = nn.Sequential(
-            make_conv(inner_channels, inner_channels, (3, 3, 3)), make_normalizer(inner_channels)
+            make_padded_conv(inner_channels, inner_channels, (3, 3, 3), make_normalizer),
+            make_normalizer(inner_channels),
         )
         self.downsample = make_downsample(in_channels, inner_channels, stride, make_normalizer)
 
@@ -175,22 +174,21 @@ class _Bottleneck(ResidualBlock):
         in_channels: int,
         inner_channels: int,
         stride: Size3,
-        make_normalizer: MakeNormalizer,
+        make_normalizer: NormalizerFactory,
     ) -> None:
         out_channels = inner_channels * self.expansion
         super().__init__()
         self.conv1 = nn.Sequential(
-            make_conv(in_channels, inner_channels, (1, 1, 1)),
-            make_normalizer(inner_channels),
-            nn.ReLU(inplace=True),
+            make_padded_conv(in_channels, inner_channels, (1, 1, 1), make_normalizer),
+            make_normalizer(inner_channels, "relu"),
         )
         self.conv2 = nn.Sequential(
-            make_conv(inner_channels, inner_channels, (3, 3, 3), stride),
-            make_normalizer(inner_channels),
-            nn.ReLU(inplace=True),
+            make_padded_conv(inner_channels, inner_channels, (3, 3, 3), make_normalizer, stride),
+            make_normalizer(inner_channels, "relu"),
         )
         self.conv3 = nn.Sequential(
-            make_conv(inner_channels, out_channels, (1, 1, 1)), make_normalizer(out_channels)
+            make_padded_conv(inner_channels, out_channels, (1, 1, 1), make_normalizer),
+            make_normalizer(out_channels),
         )
         self.downsample = make_downsample(in_channels, out_channels, stride, make_normalizer)
 

@@ -1,32 +1,33 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 
 import pytest
 import torch
 from torch import nn
 
+from gnvideo.config import NormalizerConfig
 from gnvideo.errors import NormalizerError
 from gnvideo.layers import (
     NORMALIZERS,
     GroupNorm3d,
+    NormalizerSettings,
     describe_normalizers,
+    has_running_statistics,
     is_normalizer,
     make_normalizer,
     normalizer_factory,
-    uses_batch_statistics,
 )
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
-def test_every_normalizer_keeps_the_shape_and_has_one_scale_and_offset_per_channel(name):
+def test_every_normalizer_keeps_the_shape_and_starts_with_scale_one(name):
     norm = make_normalizer(name, 12, num_groups=4)
     x = torch.randn(2, 12, 2, 3, 3)
     assert norm(x).shape == x.shape
-    assert {key: p.shape for key, p in norm.named_parameters()} == {
-        "weight": (12,),
-        "bias": (12,),
-    }
+    weight = norm.get_parameter("weight")
+    assert torch.equal(weight, torch.ones_like(weight))
     assert is_normalizer(norm)
 
 
@@ -37,9 +38,8 @@ def test_batch_statistics_are_used_where_the_spec_says_so(name):
     x = torch.randn(3, 12, 2, 3, 3)
     others_changed = torch.cat([x[:1], 2 * x[1:] + 1])
     depends_on_batch = not torch.allclose(norm(x)[:1], norm(others_changed)[:1], atol=1e-5)
-    assert (
-        depends_on_batch == NORMALIZERS[name].uses_batch_statistics == uses_batch_statistics(norm)
-    )
+    assert depends_on_batch == NORMALIZERS[name].uses_batch_statistics
+    assert NORMALIZERS[name].has_running_statistics == has_running_statistics(norm)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,19 @@ def test_description_counts_by_kind_and_groups():
         "2 GroupNorm3d (32 groups), 1 GroupNorm3d (8 groups), 1 BatchNorm3d"
     )
     assert describe_normalizers(nn.ReLU()) == "none"
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_activation_is_applied_to_the_normalized_values(name):
+    if NORMALIZERS[name].replaces_activation:
+        return
+    x = torch.randn(2, 12, 2, 3, 3)
+    plain = make_normalizer(name, 12, num_groups=4)(x)
+    activated = make_normalizer(name, 12, "relu", num_groups=4)(x)
+    assert plain.min() < 0
+    assert torch.equal(activated, plain.clamp(min=0))
+
+
+def test_configured_settings_are_those_of_the_normalizers():
+    configured = NormalizerConfig().model_dump(exclude={"name"})
+    assert configured == dataclasses.asdict(NormalizerSettings())

@@ -5,7 +5,7 @@ import torch
 from tiny_training import make_tiny_model
 from torch import nn
 
-from gnvideo.layers.normalizer import make_normalizer
+from gnvideo.layers import make_normalizer
 from gnvideo.training.optimizer import make_optimizer, make_parameter_groups
 from gnvideo.training.sgd import ParameterGroup, Sgd
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnvideo.layers.normalizer import make_normalizer
+from gnvideo.layers import make_normalizer
 from gnvideo.training import distributed
 from gnvideo.training.checkpoint import CheckpointFolder, ModelDescription
 from gnvideo.training.loop import train

@@ -1,0 +1,173 @@
+"""Which normalizers there are by name, their settings, and how to build one.
+
+Axes: N clips, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+from gnvideo.errors import NormalizerError
+from gnvideo.layers.batch_norm import BatchNorm3d
+from gnvideo.layers.group_norm import GroupNorm3d
+from gnvideo.layers.normalizer import Activation
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizerSettings:
+    """The settings of all normalizers; each takes those that apply to it.
+
+    Attributes:
+        num_groups: Wanted number of groups G.
+        channels_per_group: Wanted C / G, instead of num_groups; None leaves it to num_groups.
+        per_frame: Whether group, layer and instance statistics are over (H, W) of each frame
+            instead of (T, H, W) of the clip.
+        eps: Added to the variance.
+        momentum: Weight of the newest batch in running statistics.
+        sub_batch_clips: Clips of a sub-batch.
+        history_batches: Batches that moving-average batch norm averages over.
+        renorm_max_scale: Final bound of batch renormalization's r.
+        renorm_max_shift: Final bound of batch renormalization's d.
+        renorm_hold_steps: Steps in which r is 1 and d is 0.
+        renorm_scale_steps: Steps after which r has its final bound.
+        renorm_shift_steps: Steps after which d has its final bound.
+    """
+
+    num_groups: int = 32
+    channels_per_group: int | None = None
+    per_frame: bool = False
+    eps: float = 1e-5
+    momentum: float = 0.1
+    sub_batch_clips: int = 2
+    history_batches: int = 16
+    renorm_max_scale: float = 3.0
+    renorm_max_shift: float = 5.0
+    renorm_hold_steps: int = 5_000
+    renorm_scale_steps: int = 40_000
+    renorm_shift_steps: int = 25_000
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizerSpec:
+    """A normalizer that can be chosen by name.
+
+    Attributes:
+        name: The name in configurations, results and reports.
+        description: One line for listings.
+        build: `(num_channels, settings, activation) -> module`.
+        conv_type: The convolution in front of it.
+        uses_batch_statistics: Whether training normalizes a clip by other clips.
+        has_running_statistics: Whether evaluation uses running statistics that can be recomputed
+            (`compute_precise_statistics`).
+        replaces_activation: Whether it has a nonlinearity of its own in place of the activation.
+        limits: What does not work with it, and why.
+    """
+
+    name: str
+    description: str
+    build: Callable[[int, NormalizerSettings, Activation], nn.Module]
+    conv_type: type[nn.Conv3d] = nn.Conv3d
+    uses_batch_statistics: bool = False
+    has_running_statistics: bool = False
+    replaces_activation: bool = False
+    limits: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def _build_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return BatchNorm3d(num_channels, settings.eps, settings.momentum, activation=activation)
+
+
+def _build_group(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return GroupNorm3d(num_channels, settings.num_groups, settings.eps, activation=activation)
+
+
+_SPECS = (
+    NormalizerSpec(
+        name="batch",
+        description="BatchNorm over one device's clips; running statistics in evaluation",
+        build=_build_batch,
+        uses_batch_statistics=True,
+        has_running_statistics=True,
+    ),
+    NormalizerSpec(
+        name="group",
+        description="GroupNorm over groups of channels of each clip by itself",
+        build=_build_group,
+    ),
+)
+
+NORMALIZERS: Mapping[str, NormalizerSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizerFactory:
+    """Makes the normalizers of a network, and the convolutions in front of them.
+
+    Attributes:
+        spec: Which normalizer.
+        settings: Its settings.
+    """
+
+    spec: NormalizerSpec
+    settings: NormalizerSettings
+
+    def __call__(self, num_channels: int, activation: Activation = None) -> nn.Module:
+        """Returns the normalizer for (N, num_channels, T, H, W), then the activation.
+
+        Raises:
+            NormalizerError: The channels or a setting are out of range.
+        """
+        return self.spec.build(num_channels, self.settings, activation)
+
+    def make_conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int, int],
+        stride: tuple[int, int, int] = (1, 1, 1),
+        padding: tuple[int, int, int] = (0, 0, 0),
+        groups: int = 1,
+    ) -> nn.Conv3d:
+        """Returns a convolution without bias whose output goes to one of these normalizers."""
+        return self.spec.conv_type(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
+
+
+def normalizer_factory(name: str, **settings: Any) -> NormalizerFactory:
+    """Returns the factory of the normalizer `name`, the form that models take.
+
+    Args:
+        name: A name in `NORMALIZERS`.
+        **settings: Those of `NormalizerSettings` that are not at their defaults.
+
+    Raises:
+        NormalizerError: The name is unknown.
+    """
+    if name not in NORMALIZERS:
+        raise NormalizerError(
+            f"unknown normalizer {name!r}; choose one of {', '.join(NORMALIZERS)}"
+        )
+    return NormalizerFactory(NORMALIZERS[name], NormalizerSettings(**settings))
+
+
+def make_normalizer(
+    name: str, num_channels: int, activation: Activation = None, **settings: Any
+) -> nn.Module:
+    """Returns the normalizer `name` for (N, num_channels, T, H, W), then the activation.
+
+    Args:
+        name: A name in `NORMALIZERS`.
+        num_channels: C.
+        activation: What follows the normalization.
+        **settings: Those of `NormalizerSettings` that are not at their defaults.
+
+    Raises:
+        NormalizerError: The name is unknown, or the channels or a setting are out of range.
+    """
+    return normalizer_factory(name, **settings)(num_channels, activation)
