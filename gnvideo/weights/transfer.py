@@ -1,0 +1,214 @@
+"""Puts anybody's weights into one of gnvideo's models, and accounts for every name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from gnvideo.errors import CheckpointError
+from gnvideo.layers import has_running_statistics, is_normalizer
+from gnvideo.models import VideoClassifier
+from gnvideo.weights.files import WeightsFile
+from gnvideo.weights.inflation import can_inflate, inflate_kernel
+from gnvideo.weights.layouts import LAYOUTS, Layout, find_layout, rename
+from gnvideo.weights.report import TransferReport
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+# These name one network each by two names: pytorchvideo's zoo is PySlowFast's networks.
+_EQUAL_LAYOUTS = frozenset({"pytorchvideo", "pytorchvideo-slow", "pyslowfast"})
+
+
+@dataclass
+class _Plan:
+    """What becomes of each name. `values` is by the model's names, the lists name the rest."""
+
+    values: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    inflated: list[str] = field(default_factory=list[str])
+    started: list[str] = field(default_factory=list[str])
+    dropped: list[str] = field(default_factory=list[str])
+    missing: list[str] = field(default_factory=list[str])
+    unexpected: list[str] = field(default_factory=list[str])
+    reshaped: list[str] = field(default_factory=list[str])
+
+
+def transfer_weights(
+    model: VideoClassifier, file: WeightsFile, classes: Sequence[str] | None = None
+) -> TransferReport:
+    """Copies the weights of a file into `model` as far as they fit, and says what it did.
+
+    Names are translated from the file's layout to the model's. Kernels without time are inflated.
+    What a normalizer of another kind has no place for (running statistics) is left out, and what
+    it has beyond the file's stays at its start. The head stays as it is if the file has none, one
+    of another size, or one of other classes. Anything else that does not fit is an error, after
+    which the model is as it was.
+
+    Args:
+        model: Changed in place; its parameters keep device, dtype and memory format.
+        file: The weights.
+        classes: The model's. A file of gnvideo brings its own, and its head is taken only if they
+            are these; a file of another project is believed to be in the same order.
+
+    Raises:
+        CheckpointError: the file is of another network.
+    """
+    own = model.state_dict()
+    source, target = find_layout(file.tensors), find_layout(own)
+    if source is None and not own.keys() & file.tensors.keys():
+        raise CheckpointError(
+            f"{file.path} is of no known network: its {len(file.tensors)} names are like"
+            f" {', '.join(list(file.tensors)[:3])}; known are the model's own names and the ResNets"
+            f" of {', '.join(LAYOUTS)}; choose another model or rename them"
+        )
+    head = _find_name(model, model.get_classifier())
+    named = _translate(file.tensors, source, target)
+    renewal = _find_renewal(file, classes, named, own, head)
+    wanted = own
+    if renewal is not None:
+        named, wanted = _without(head, named), _without(head, own)
+    normalizers = {name for name, module in model.named_modules() if is_normalizer(module)}
+    plan = _make_plan(named, wanted, normalizers, head)
+    _check(plan, file, len(own))
+    model.load_state_dict(own | plan.values)
+    return TransferReport(
+        path=file.path,
+        layout=source.name if source else "the model's own",
+        normalizer=file.normalizer,
+        num_tensors=len(file.tensors),
+        num_taken=len(plan.values),
+        inflated=tuple(plan.inflated),
+        dropped=tuple(plan.dropped),
+        started=tuple(plan.started),
+        head=head,
+        head_renewal=renewal,
+        ignored=file.ignored,
+        pixels=file.pixels,
+        notes=tuple(_list_notes(model, named, source, target)),
+    )
+
+
+def _translate(
+    tensors: dict[str, torch.Tensor], source: Layout | None, target: Layout | None
+) -> dict[str, torch.Tensor]:
+    """Returns the tensors by the model's names; a name without translation stays as it is."""
+    if source is None or target is None or source == target:
+        return dict(tensors)
+    return {rename(name, source, target) or name: tensor for name, tensor in tensors.items()}
+
+
+def _find_renewal(
+    file: WeightsFile,
+    classes: Sequence[str] | None,
+    named: dict[str, torch.Tensor],
+    own: dict[str, torch.Tensor],
+    head: str,
+) -> str | None:
+    """Returns why the model's head stays as it is; None if the file's is taken."""
+    theirs, ours = named.get(f"{head}.weight"), own[f"{head}.weight"]
+    if theirs is None:
+        return "the file has none"
+    if theirs.shape[0] != ours.shape[0]:
+        return f"the file's has {theirs.shape[0]} outputs and the model {ours.shape[0]}"
+    if classes is not None and file.classes is not None and tuple(classes) != file.classes:
+        return "the file's is of other classes"
+    return None
+
+
+def _make_plan(
+    named: dict[str, torch.Tensor],
+    wanted: dict[str, torch.Tensor],
+    normalizers: set[str],
+    head: str,
+) -> _Plan:
+    plan = _Plan()
+    for name, place in wanted.items():
+        tensor = named.get(name)
+        if tensor is None:
+            (plan.started if _is_below(name, normalizers) else plan.missing).append(name)
+        elif tensor.shape == place.shape:
+            plan.values[name] = tensor
+        elif can_inflate(tensor.shape, place.shape):
+            plan.values[name] = inflate_kernel(tensor, place.shape[2])
+            if place.shape[2] > 1:
+                plan.inflated.append(name)
+        # A linear layer written as a convolution of one position.
+        elif name == f"{head}.weight" and tensor.numel() == place.numel():
+            plan.values[name] = tensor.reshape(place.shape)
+        elif _is_below(name, normalizers):
+            plan.started.append(name)
+            plan.dropped.append(name)
+        else:
+            plan.reshaped.append(name)
+    for name in named.keys() - wanted.keys():
+        (plan.dropped if _is_below(name, normalizers) else plan.unexpected).append(name)
+    return plan
+
+
+def _check(plan: _Plan, file: WeightsFile, num_wanted: int) -> None:
+    """Raises CheckpointError if anything but the head and normalizers did not fit."""
+    problems = [
+        f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in (
+            ("missing", plan.missing),
+            ("unexpected", plan.unexpected),
+            ("of another shape", plan.reshaped),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{file.path} is of another network than the model: of its {len(file.tensors)} tensors"
+            f" and the model's {num_wanted}, {', '.join(problems)}; choose the model that it is of"
+        )
+
+
+def _list_notes(
+    model: VideoClassifier,
+    named: dict[str, torch.Tensor],
+    source: Layout | None,
+    target: Layout | None,
+) -> list[str]:
+    """Returns what a user has to know who expects the source's accuracy."""
+    notes: list[str] = []
+    has_statistics = any(name.endswith(_STATISTICS[:2]) for name in named)
+    wants_statistics = any(has_running_statistics(module) for module in model.modules())
+    if has_statistics and not wants_statistics:
+        notes.append(
+            "the file is of BatchNorm and the model is not: scales and offsets were copied, but"
+            " outputs are not the source's until the model is trained"
+        )
+    if wants_statistics and not has_statistics:
+        notes.append(
+            "the file has no running statistics and the model evaluates by them: they stay at mean"
+            " 0 and variance 1 until the model is trained"
+        )
+    is_of_videos = any(tensor.ndim == 5 for tensor in named.values())
+    if (
+        source is not None
+        and target is not None
+        and source != target
+        and is_of_videos
+        and not {source.name, target.name} <= _EQUAL_LAYOUTS
+    ):
+        notes.append(
+            f"names and shapes of {source.name} fit, but this model's poolings and strides are its"
+            " own: outputs are the source's only where these are equal too"
+        )
+    return notes
+
+
+def _without(module: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: t for name, t in tensors.items() if not name.startswith(f"{module}.")}
+
+
+def _find_name(model: nn.Module, wanted: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
+
+
+def _is_below(name: str, modules: set[str]) -> bool:
+    """Returns whether a parameter is of one of the modules or of a part of it."""
+    parts = name.split(".")[:-1]
+    return any(".".join(parts[:end]) in modules for end in range(len(parts), 0, -1))
