@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gnvideo.errors import CheckpointError
-from gnvideo.weights.layouts import find_layout, get_layout, rename
+from gnvideo.weights.layouts import LAYOUTS, find_layout, find_project, rename
 
 # Where each project's loader looks for the weights; None is the file itself.
 _CONTAINERS: Mapping[str, str | None] = MappingProxyType(
@@ -55,7 +55,11 @@ def export_layout(model: nn.Module, layout: str) -> dict[str, torch.Tensor]:
     # safetensors takes neither channels-last strides nor tensors of another device's memory.
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     own = find_layout(tensors)
-    allowed = _EXPORTABLE.get(own.name, ()) if own else _list_own_projects(tensors)
+    project = find_project(tensors)
+    if own is not None:
+        allowed = _EXPORTABLE.get(own.name, ())
+    else:
+        allowed = (project.name,) if project is not None and project.name in _CONTAINERS else ()
     if layout not in allowed:
         raise CheckpointError(
             f"{layout} has no network like this {type(model).__name__}; its weights can be written"
@@ -63,7 +67,7 @@ def export_layout(model: nn.Module, layout: str) -> dict[str, torch.Tensor]:
         )
     if own is None or own.name.startswith(layout):
         return tensors
-    target = get_layout(layout)
+    target = LAYOUTS[layout]
     renamed = {name: rename(name, own, target) for name in tensors}
     unknown = [name for name, new in renamed.items() if new is None]
     if unknown:
@@ -78,12 +82,3 @@ def pack_for_project(tensors: Mapping[str, torch.Tensor], layout: str) -> dict[s
     """Returns what `torch.save` has to write so that the project's own loader finds the weights."""
     container = _CONTAINERS[layout]
     return dict(tensors) if container is None else {container: dict(tensors)}
-
-
-def _list_own_projects(tensors: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Returns whose names the tensors have already, of networks that are no plain ResNets."""
-    if all(name.startswith("blocks.") for name in tensors):
-        return ("pytorchvideo",)
-    if any(name.startswith("stem.") for name in tensors):
-        return ("torchvision",)
-    return ()

@@ -16,7 +16,7 @@ import torch
 from gnvideo.errors import CheckpointError
 from gnvideo.weights.caffe2_pickle import load_blobs
 from gnvideo.weights.detectron import convert_blobs
-from gnvideo.weights.layouts import PixelScale, find_layout
+from gnvideo.weights.layouts import PixelScale, find_layout, find_project
 
 # Where training programs keep the weights beside their own state, in the order of preference:
 # PySlowFast and pytorchvideo's zoo; mmaction2, timm and Lightning; torchvision's references.
@@ -133,8 +133,8 @@ def _make_foreign_file(
     path: Path, tensors: Mapping[str, torch.Tensor], ignored: tuple[str, ...] = ()
 ) -> WeightsFile:
     stripped = strip_prefixes(tensors)
-    layout = find_layout(stripped)
-    return WeightsFile(path, stripped, ignored, pixels=None if layout is None else layout.pixels)
+    made_by = find_layout(stripped) or find_project(stripped)
+    return WeightsFile(path, stripped, ignored, pixels=None if made_by is None else made_by.pixels)
 
 
 def strip_prefixes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

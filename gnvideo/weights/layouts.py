@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from gnvideo.errors import CheckpointError
-
 # ResNet-152 has 36 blocks in its third stage, and no published ResNet has more.
 _MAX_BLOCKS = 36
 
@@ -169,6 +167,34 @@ _LAYOUTS = (
 LAYOUTS: Mapping[str, Layout] = MappingProxyType({layout.name: layout for layout in _LAYOUTS})
 
 
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Whose names a state dict has that is of no plain ResNet: they are taken as they are.
+
+    Attributes:
+        name: The name in options and reports.
+        start: What a name starts with that no other project has.
+        pixels: The input of the weights that the project publishes.
+    """
+
+    name: str
+    start: str
+    pixels: PixelScale
+
+
+_PROJECTS = (
+    Project("pytorchvideo", "blocks.0.", _KINETICS),
+    Project("torchvision", "stem.0.", _TORCHVISION_VIDEO),
+    # Inception-I3D, whose pixels are in -1..1.
+    Project("pytorch-i3d", "Conv3d_1a_7x7.", PixelScale((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
+)
+
+
+def find_project(names: Collection[str]) -> Project | None:
+    """Returns the project whose names these are, of networks that are no plain ResNets."""
+    return next((p for p in _PROJECTS if any(n.startswith(p.start) for n in names)), None)
+
+
 def find_layout(names: Collection[str]) -> Layout | None:
     """Returns the layout that a state dict's names have, or None.
 
@@ -183,17 +209,6 @@ def find_layout(names: Collection[str]) -> Layout | None:
         if all(f"{module}.weight" in names for module in needed):
             return layout
     return None
-
-
-def get_layout(name: str) -> Layout:
-    """Returns the layout of that name.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if name not in LAYOUTS:
-        raise CheckpointError(f"unknown layout {name!r}; choose one of {', '.join(LAYOUTS)}")
-    return LAYOUTS[name]
 
 
 def rename(name: str, source: Layout, target: Layout) -> str | None:

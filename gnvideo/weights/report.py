@@ -26,6 +26,7 @@ class TransferReport:
         inflated: Those of them that were repeated in time.
         dropped: Of the file, what this model's normalizers have no place for.
         started: Of the model's normalizers, what the file does not have; it is as it was.
+        added: Of the model, parts that the file's network does not have; they are as they were.
         head: The name of the model's last layer.
         head_renewal: Why the last layer is as it was; None if it is the file's.
         ignored: What else stands in the file.
@@ -41,6 +42,7 @@ class TransferReport:
     inflated: tuple[str, ...]
     dropped: tuple[str, ...]
     started: tuple[str, ...]
+    added: tuple[str, ...]
     head: str
     head_renewal: str | None
     ignored: tuple[str, ...]
@@ -61,6 +63,11 @@ class TransferReport:
             lines.append(f"left out: {_count_leaves(self.dropped)}; no place in these normalizers")
         if self.started:
             lines.append(f"kept at their start: {_count_leaves(self.started)}; not in the file")
+        if self.added:
+            lines.append(
+                f"kept at their start: {len(self.added)} tensors of parts that the file's network"
+                f" does not have ({', '.join(self.added[:3])}, ...)"
+            )
         if self.ignored:
             lines.append(f"not read: {', '.join(self.ignored[:8])}")
         lines += [f"note: {note}" for note in self.notes]

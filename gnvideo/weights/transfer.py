@@ -13,7 +13,7 @@ from gnvideo.layers import has_running_statistics, is_normalizer
 from gnvideo.models import VideoClassifier
 from gnvideo.weights.files import WeightsFile
 from gnvideo.weights.inflation import can_inflate, inflate_kernel
-from gnvideo.weights.layouts import LAYOUTS, Layout, find_layout, rename
+from gnvideo.weights.layouts import LAYOUTS, Layout, find_layout, find_project, rename
 from gnvideo.weights.report import TransferReport
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -29,6 +29,7 @@ class _Plan:
     values: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     inflated: list[str] = field(default_factory=list[str])
     started: list[str] = field(default_factory=list[str])
+    added: list[str] = field(default_factory=list[str])
     dropped: list[str] = field(default_factory=list[str])
     missing: list[str] = field(default_factory=list[str])
     unexpected: list[str] = field(default_factory=list[str])
@@ -42,7 +43,8 @@ def transfer_weights(
 
     Names are translated from the file's layout to the model's. Kernels without time are inflated.
     What a normalizer of another kind has no place for (running statistics) is left out, and what
-    it has beyond the file's stays at its start. The head stays as it is if the file has none, one
+    it has beyond the file's stays at its start; so do parts that a plain ResNet does not have, such
+    as non-local blocks. The head stays as it is if the file has none, one
     of another size, or one of other classes. Anything else that does not fit is an error, after
     which the model is as it was.
 
@@ -70,18 +72,21 @@ def transfer_weights(
     if renewal is not None:
         named, wanted = _without(head, named), _without(head, own)
     normalizers = {name for name, module in model.named_modules() if is_normalizer(module)}
-    plan = _make_plan(named, wanted, normalizers, head)
+    added = {name for name in wanted if target and rename(name, target, target) is None}
+    plan = _make_plan(named, wanted, normalizers, added, head)
     _check(plan, file, len(own))
     model.load_state_dict(own | plan.values)
+    known_as = source or find_project(file.tensors)
     return TransferReport(
         path=file.path,
-        layout=source.name if source else "the model's own",
+        layout=known_as.name if known_as else "the model's own",
         normalizer=file.normalizer,
         num_tensors=len(file.tensors),
         num_taken=len(plan.values),
         inflated=tuple(plan.inflated),
         dropped=tuple(plan.dropped),
         started=tuple(plan.started),
+        added=tuple(plan.added),
         head=head,
         head_renewal=renewal,
         ignored=file.ignored,
@@ -121,13 +126,20 @@ def _make_plan(
     named: dict[str, torch.Tensor],
     wanted: dict[str, torch.Tensor],
     normalizers: set[str],
+    added: set[str],
     head: str,
 ) -> _Plan:
+    """Returns what becomes of each name; `added` may be missing, of `normalizers` anything may."""
     plan = _Plan()
     for name, place in wanted.items():
         tensor = named.get(name)
         if tensor is None:
-            (plan.started if _is_below(name, normalizers) else plan.missing).append(name)
+            if name in added:
+                plan.added.append(name)
+            elif _is_below(name, normalizers):
+                plan.started.append(name)
+            else:
+                plan.missing.append(name)
         elif tensor.shape == place.shape:
             plan.values[name] = tensor
         elif can_inflate(tensor.shape, place.shape):
@@ -195,7 +207,8 @@ def _list_notes(
     ):
         notes.append(
             f"names and shapes of {source.name} fit, but this model's poolings and strides are its"
-            " own: outputs are the source's only where these are equal too"
+            " own: outputs are the source's only where these are equal too, as they are in"
+            " pytorchvideo_* for pytorchvideo and PySlowFast, and in i3d_r50_mmaction2"
         )
     return notes
 
