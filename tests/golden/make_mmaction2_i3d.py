@@ -18,11 +18,8 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "weights"))
-from named_values import (  # pyright: ignore[reportMissingImports] (of the folder above)
-    make_named_state,
-    make_uniform,
-)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from weights.named_values import make_named_state, make_uniform
 
 # The settings of mmaction2's configs/_base_/models/i3d_r50.py, with an eighth of the channels.
 BASE_CHANNELS, NUM_CLASSES = 8, 7
