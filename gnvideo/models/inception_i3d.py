@@ -170,7 +170,7 @@ class InceptionI3D(VideoClassifier):
     def forward(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         """Returns the logits (N, num_classes); see `VideoClassifier.forward`."""
         feature_map = self.compute_feature_map(clips_NCTHW)
-        pairs_NCT = _average_pairs(feature_map, feature_map.shape[3:]).flatten(2)
+        pairs_NCT = _average_pairs(feature_map, feature_map.shape[2:]).flatten(2)
         # The mean of the logits over time is the logits of the mean.
         return self.get_classifier()(self.dropout(pairs_NCT).mean(2))
 
@@ -180,12 +180,10 @@ class InceptionI3D(VideoClassifier):
         As `VideoClassifier.compute_position_logits`, with this head over each window.
         """
         feature_map = self.compute_feature_map(clips_NCTHW)
-        frames, height, width = (
-            min(size) for size in zip(feature_map.shape[2:], self.position_pool, strict=True)
-        )
-        pairs = _average_pairs(feature_map, (height, width))
-        # A window of one frame has one "pair" as well.
-        pooled = nn.functional.avg_pool3d(pairs, (max(frames - 1, 1), 1, 1), stride=1)
+        window = [min(size) for size in zip(feature_map.shape[2:], self.position_pool, strict=True)]
+        pairs = _average_pairs(feature_map, window)
+        num_pairs = max(window[0] - 1, 1)
+        pooled = nn.functional.avg_pool3d(pairs, (num_pairs, 1, 1), stride=1)
         return self.get_classifier()(pooled.flatten(2).transpose(1, 2)).transpose(1, 2)
 
     def compute_whole_logits(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
@@ -194,7 +192,7 @@ class InceptionI3D(VideoClassifier):
         As `VideoClassifier.compute_whole_logits`, with this head.
         """
         feature_map = self.compute_feature_map(clips_NCTHW)
-        pairs = _average_pairs(feature_map, feature_map.shape[3:])
+        pairs = _average_pairs(feature_map, feature_map.shape[2:])
         return self.get_classifier()(pairs.mean((2, 3, 4)))[..., None]
 
 
@@ -212,9 +210,13 @@ def _repeat(value: int) -> Size3:
     return (value, value, value)
 
 
-def _average_pairs(feature_map: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Returns the means over two frames (one where there is but one) and `size`, at stride 1."""
-    return nn.functional.avg_pool3d(feature_map, (min(2, feature_map.shape[2]), *size), stride=1)
+def _average_pairs(feature_map: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
+    """Returns the means, at stride 1, over pairs of frames and the window's height and width.
+
+    Where the window (T, H, W) has one frame, so have they.
+    """
+    frames, height, width = window
+    return nn.functional.avg_pool3d(feature_map, (min(2, frames), height, width), stride=1)
 
 
 class _Unit(nn.Module):
