@@ -20,7 +20,7 @@ from torchvision.models import resnet18, resnet50
 
 from gnvideo.layers import normalizer_factory
 from gnvideo.models import make_model
-from gnvideo.weights import WeightsFile, inflate_kernel, transfer_weights
+from gnvideo.weights import inflate_kernel, read_weights_file, transfer_weights
 
 NUM_CLASSES = 7
 
@@ -71,7 +71,7 @@ def repeat_borders(model: nn.Module) -> None:
     ("normalizer", "pair"),
     [p for p in itertools.product(("batch", "group"), PAIRS) if p != ("batch", "resnet50 of timm")],
 )
-def test_a_still_video_gives_the_logits_of_its_image(normalizer: str, pair: str):
+def test_a_still_video_gives_the_logits_of_its_image(normalizer: str, pair: str, tmp_path: Path):
     make_image_network, name, settings = PAIRS[pair]
     norm_layer = nn.BatchNorm2d if normalizer == "batch" else make_group_norm
     if make_image_network in (resnet18, resnet50):
@@ -87,8 +87,10 @@ def test_a_still_video_gives_the_logits_of_its_image(normalizer: str, pair: str)
         num_frames=8,
         **settings,
     )
-    file = WeightsFile(Path("image.pth"), image_network.state_dict())
-    report = transfer_weights(model, file)
+    # As GroupNorm's authors publish theirs, from a network in DataParallel.
+    state = {f"module.{name}": tensor for name, tensor in image_network.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 100}, tmp_path / "ImageNet-ResNet50-GN.pth")
+    report = transfer_weights(model, read_weights_file(tmp_path / "ImageNet-ResNet50-GN.pth"))
     assert report.num_taken == report.num_tensors
     assert report.inflated
     repeat_borders(model)

@@ -187,6 +187,18 @@ def test_a_kernel_of_one_frame_is_inflated_too():
     assert any("poolings and strides are its own" in note for note in report.notes)
 
 
+def test_a_last_layer_written_as_a_convolution_fits_a_linear_one():
+    factory = normalizer_factory("batch")
+    source, model = (make_model("inception_i3d", 6, factory) for _ in range(2))
+    tensors = dict(source.state_dict())
+    weight = tensors["logits.conv3d.weight"]
+    tensors["logits.conv3d.weight"] = weight[..., None, None, None]
+    report = transfer_weights(model, WeightsFile(PATH, tensors))
+    assert report.num_taken == report.num_tensors
+    assert report.layout == "pytorch-i3d"
+    assert torch.equal(model.state_dict()["logits.conv3d.weight"], weight)
+
+
 def make_report(pixels: PixelScale | None):
     model: VideoClassifier = make_small()
     return transfer_weights(model, WeightsFile(PATH, copy_state(model), pixels=pixels))
