@@ -17,6 +17,9 @@ _PIXEL_TOLERANCE = 1e-4
 class TransferReport:
     """What a transfer did. Names are the model's.
 
+    What is missing, unexpected or reshaped belongs to normalizers, to the head, or to parts that a
+    plain ResNet does not have: anything else is an error.
+
     Attributes:
         path: The file.
         layout: The name of its layout.
@@ -24,9 +27,9 @@ class TransferReport:
         num_tensors: Tensors in the file.
         num_taken: Those of the model that have the file's values now.
         inflated: Those of them that were repeated in time.
-        dropped: Of the file, what this model's normalizers have no place for.
-        started: Of the model's normalizers, what the file does not have; it is as it was.
-        added: Of the model, parts that the file's network does not have; they are as they were.
+        missing: Of the model and not in the file; they are as they were.
+        unexpected: Of the file, without a place in the model; they are left out.
+        reshaped: Of both, in another shape; the model's are as they were.
         head: The name of the model's last layer.
         head_renewal: Why the last layer is as it was; None if it is the file's.
         ignored: What else stands in the file.
@@ -40,9 +43,9 @@ class TransferReport:
     num_tensors: int
     num_taken: int
     inflated: tuple[str, ...]
-    dropped: tuple[str, ...]
-    started: tuple[str, ...]
-    added: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]
     head: str
     head_renewal: str | None
     ignored: tuple[str, ...]
@@ -54,20 +57,19 @@ class TransferReport:
         normalizer = f", trained with normalizer {self.normalizer}" if self.normalizer else ""
         lines = [
             f"{self.path}: {self.num_tensors} tensors, layout {self.layout}{normalizer}",
-            f"{self.num_taken} taken, {len(self.inflated)} of them inflated in time; missing 0,"
-            " unexpected 0, reshaped 0 beside what follows",
+            f"{self.num_taken} taken, {len(self.inflated)} of them inflated in time; missing"
+            f" {len(self.missing)}, unexpected {len(self.unexpected)}, reshaped"
+            f" {len(self.reshaped)}",
         ]
+        for names, fate in (
+            (self.missing, "missing, kept at their start"),
+            (self.unexpected, "unexpected, left out"),
+            (self.reshaped, "reshaped, kept at their start"),
+        ):
+            if names:
+                lines.append(f"{fate}: {_count_leaves(names)}, such as {names[0]}")
         if self.head_renewal is not None:
             lines.append(f"head {self.head} renewed: {self.head_renewal}")
-        if self.dropped:
-            lines.append(f"left out: {_count_leaves(self.dropped)}; no place in these normalizers")
-        if self.started:
-            lines.append(f"kept at their start: {_count_leaves(self.started)}; not in the file")
-        if self.added:
-            lines.append(
-                f"kept at their start: {len(self.added)} tensors of parts that the file's network"
-                f" does not have ({', '.join(self.added[:3])}, ...)"
-            )
         if self.ignored:
             lines.append(f"not read: {', '.join(self.ignored[:8])}")
         lines += [f"note: {note}" for note in self.notes]

@@ -16,21 +16,16 @@ from gnvideo.weights.inflation import can_inflate, inflate_kernel
 from gnvideo.weights.layouts import LAYOUTS, Layout, find_layout, find_project, rename
 from gnvideo.weights.report import TransferReport
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
 # These name one network each by two names: pytorchvideo's zoo is PySlowFast's networks.
 _EQUAL_LAYOUTS = frozenset({"pytorchvideo", "pytorchvideo-slow", "pyslowfast"})
 
 
 @dataclass
-class _Plan:
-    """What becomes of each name. `values` is by the model's names, the lists name the rest."""
+class _Fit:
+    """Which of the model's names get which values of the file, and which names find no partner."""
 
     values: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     inflated: list[str] = field(default_factory=list[str])
-    started: list[str] = field(default_factory=list[str])
-    added: list[str] = field(default_factory=list[str])
-    dropped: list[str] = field(default_factory=list[str])
     missing: list[str] = field(default_factory=list[str])
     unexpected: list[str] = field(default_factory=list[str])
     reshaped: list[str] = field(default_factory=list[str])
@@ -44,9 +39,9 @@ def transfer_weights(
     Names are translated from the file's layout to the model's. Kernels without time are inflated.
     What a normalizer of another kind has no place for (running statistics) is left out, and what
     it has beyond the file's stays at its start; so do parts that a plain ResNet does not have, such
-    as non-local blocks. The head stays as it is if the file has none, one
-    of another size, or one of other classes. Anything else that does not fit is an error, after
-    which the model is as it was.
+    as non-local blocks. The head stays as it is if the file has none, one of another size, or one
+    of other classes. Anything else that does not fit is an error, after which the model is as it
+    was.
 
     Args:
         model: Changed in place; its parameters keep device, dtype and memory format.
@@ -67,26 +62,28 @@ def transfer_weights(
         )
     head = _find_name(model, model.get_classifier())
     named = _translate(file.tensors, source, target)
+    fit = _fit(named, own, head)
     renewal = _find_renewal(file, classes, named, own, head)
-    wanted = own
+    # What may be left as it is: parts that no plain ResNet has, normalizers and the head.
+    free = {name for name in own if target and rename(name, target, target) is None}
+    modules = {name for name, module in model.named_modules() if is_normalizer(module)}
     if renewal is not None:
-        named, wanted = _without(head, named), _without(head, own)
-    normalizers = {name for name, module in model.named_modules() if is_normalizer(module)}
-    added = {name for name in wanted if target and rename(name, target, target) is None}
-    plan = _make_plan(named, wanted, normalizers, added, head)
-    _check(plan, file, len(own))
-    model.load_state_dict(own | plan.values)
+        modules.add(head)
+        fit.values = {name: t for name, t in fit.values.items() if not _is_below(name, {head})}
+    free |= {name for name in own.keys() | named.keys() if _is_below(name, modules)}
+    _check(fit, free, file, len(own))
+    model.load_state_dict(own | fit.values)
     known_as = source or find_project(file.tensors)
     return TransferReport(
         path=file.path,
         layout=known_as.name if known_as else "the model's own",
         normalizer=file.normalizer,
         num_tensors=len(file.tensors),
-        num_taken=len(plan.values),
-        inflated=tuple(plan.inflated),
-        dropped=tuple(plan.dropped),
-        started=tuple(plan.started),
-        added=tuple(plan.added),
+        num_taken=len(fit.values),
+        inflated=tuple(fit.inflated),
+        missing=tuple(fit.missing),
+        unexpected=tuple(fit.unexpected),
+        reshaped=tuple(fit.reshaped),
         head=head,
         head_renewal=renewal,
         ignored=file.ignored,
@@ -122,58 +119,42 @@ def _find_renewal(
     return None
 
 
-def _make_plan(
-    named: dict[str, torch.Tensor],
-    wanted: dict[str, torch.Tensor],
-    normalizers: set[str],
-    added: set[str],
-    head: str,
-) -> _Plan:
-    """Returns what becomes of each name; `added` may be missing, of `normalizers` anything may."""
-    plan = _Plan()
-    for name, place in wanted.items():
+def _fit(named: dict[str, torch.Tensor], own: dict[str, torch.Tensor], head: str) -> _Fit:
+    fit = _Fit(unexpected=[name for name in named if name not in own])
+    for name, place in own.items():
         tensor = named.get(name)
         if tensor is None:
-            if name in added:
-                plan.added.append(name)
-            elif _is_below(name, normalizers):
-                plan.started.append(name)
-            else:
-                plan.missing.append(name)
+            fit.missing.append(name)
         elif tensor.shape == place.shape:
-            plan.values[name] = tensor
+            fit.values[name] = tensor
         elif can_inflate(tensor.shape, place.shape):
-            plan.values[name] = inflate_kernel(tensor, place.shape[2])
+            fit.values[name] = inflate_kernel(tensor, place.shape[2])
             if place.shape[2] > 1:
-                plan.inflated.append(name)
+                fit.inflated.append(name)
         # A linear layer written as a convolution of one position.
         elif name == f"{head}.weight" and tensor.numel() == place.numel():
-            plan.values[name] = tensor.reshape(place.shape)
-        elif _is_below(name, normalizers):
-            plan.started.append(name)
-            plan.dropped.append(name)
+            fit.values[name] = tensor.reshape(place.shape)
         else:
-            plan.reshaped.append(name)
-    for name in named.keys() - wanted.keys():
-        (plan.dropped if _is_below(name, normalizers) else plan.unexpected).append(name)
-    return plan
+            fit.reshaped.append(name)
+    return fit
 
 
-def _check(plan: _Plan, file: WeightsFile, num_wanted: int) -> None:
-    """Raises CheckpointError if anything but the head and normalizers did not fit."""
-    problems = [
-        f"{len(names)} {kind} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in (
-            ("missing", plan.missing),
-            ("unexpected", plan.unexpected),
-            ("of another shape", plan.reshaped),
-        )
-        if names
-    ]
+def _check(fit: _Fit, free: set[str], file: WeightsFile, num_own: int) -> None:
+    """Raises CheckpointError if names found no partner that are not free to have none."""
+    problems: list[str] = []
+    for kind, names in (
+        ("missing", fit.missing),
+        ("unexpected", fit.unexpected),
+        ("of another shape", fit.reshaped),
+    ):
+        names = [name for name in names if name not in free]
+        if names:
+            first = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            problems.append(f"{len(names)} {kind} ({first})")
     if problems:
         raise CheckpointError(
             f"{file.path} is of another network than the model: of its {len(file.tensors)} tensors"
-            f" and the model's {num_wanted}, {', '.join(problems)}; choose the model that it is of"
+            f" and the model's {num_own}, {', '.join(problems)}; choose the model that it is of"
         )
 
 
@@ -185,7 +166,7 @@ def _list_notes(
 ) -> list[str]:
     """Returns what a user has to know who expects the source's accuracy."""
     notes: list[str] = []
-    has_statistics = any(name.endswith(_STATISTICS[:2]) for name in named)
+    has_statistics = any(name.endswith(("running_mean", "running_var")) for name in named)
     wants_statistics = any(has_running_statistics(module) for module in model.modules())
     if has_statistics and not wants_statistics:
         notes.append(
@@ -211,10 +192,6 @@ def _list_notes(
             " pytorchvideo_* for pytorchvideo and PySlowFast, and in i3d_r50_mmaction2"
         )
     return notes
-
-
-def _without(module: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: t for name, t in tensors.items() if not name.startswith(f"{module}.")}
 
 
 def _find_name(model: nn.Module, wanted: nn.Module) -> str:

@@ -54,8 +54,9 @@ def test_weights_come_back_to_the_bit_from_every_project_and_others_are_refused(
         file = WeightsFile(Path("x.pth"), export_layout(source, layout))
         report = transfer_weights(back, file)
         assert report.num_taken == report.num_tensors == len(source.state_dict())
+        after = back.state_dict()
         for key, tensor in source.state_dict().items():
-            assert torch.equal(back.state_dict()[key], tensor)
+            assert torch.equal(after[key], tensor)
     for layout in set(EXPORT_LAYOUTS) - set(projects):
         with pytest.raises(CheckpointError, match=", ".join(projects)):
             export_layout(source, layout)

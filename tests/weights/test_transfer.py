@@ -49,6 +49,7 @@ def test_a_head_of_another_size_stays_at_its_initialization_and_is_named():
     assert report.num_taken == len(after) - 2 == report.num_tensors - 2
     lines = report.format_lines(IMAGENET.mean, IMAGENET.std)
     assert "head fc renewed: the file's has 1000 outputs and the model 6" in lines
+    assert "reshaped, kept at their start: 1 bias, 1 weight, such as fc.weight" in lines
     assert torch.equal(after["stem.1.running_var"], file.tensors["bn1.running_var"])
     assert len(report.inflated) == 9
 
@@ -85,10 +86,11 @@ def test_batch_norm_weights_in_another_normalizer_keep_scale_and_offset_and_say_
     report = transfer_weights(model, file)
     assert torch.equal(model.state_dict()["stem.1.weight"], file.tensors["bn1.weight"])
     lines = report.format_lines(IMAGENET.mean, IMAGENET.std)
-    num = len(report.dropped) // 3
+    num = len(report.unexpected) // 3
+    assert lines[1].endswith(f"missing 0, unexpected {3 * num}, reshaped 0")
     assert (
-        f"left out: {num} num_batches_tracked, {num} running_mean, {num} running_var; no place in"
-        " these normalizers" in lines
+        f"unexpected, left out: {num} num_batches_tracked, {num} running_mean, {num} running_var,"
+        " such as stem.1.running_mean" in lines
     )
     assert any("outputs are not the source's until the model is trained" in line for line in lines)
 
@@ -98,7 +100,8 @@ def test_weights_without_statistics_in_batch_norm_say_that_it_cannot_evaluate_ye
     report = transfer_weights(model, WeightsFile(PATH, copy_state(source), normalizer="group"))
     lines = report.format_lines((0, 0, 0), (1, 1, 1))
     assert "trained with normalizer group" in lines[0]
-    assert any(line.startswith("kept at their start: ") and "running_var" in line for line in lines)
+    assert lines[2].startswith("missing, kept at their start: ")
+    assert "running_var" in lines[2]
     assert any("they stay at mean 0 and variance 1" in line for line in lines)
 
 
@@ -164,14 +167,12 @@ def test_parts_beyond_a_plain_resnet_stay_at_their_start():
     initialize(plain, 0)
     initialize(model, 1)
     report = transfer_weights(model, WeightsFile(PATH, copy_state(plain)))
-    assert len(report.added) == len(model.state_dict()) - len(plain.state_dict())
-    assert all("non_local" in name for name in report.added)
+    assert len(report.missing) == len(model.state_dict()) - len(plain.state_dict())
+    assert all("non_local" in name for name in report.missing)
     # A non-local block starts as the identity.
     clips = torch.randn(1, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(clips), plain.eval()(clips))
-    lines = report.format_lines((0, 0, 0), (1, 1, 1))
-    assert any(f"{len(report.added)} tensors of parts" in line for line in lines)
 
 
 def test_a_kernel_of_one_frame_is_inflated_too():
