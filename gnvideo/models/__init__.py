@@ -13,7 +13,7 @@ from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import VideoClassifier
 from gnvideo.models.i3d import make_i3d_r50
 from gnvideo.models.initialization import initialize
-from gnvideo.models.pytorchvideo_adapter import make_pytorchvideo_resnet
+from gnvideo.models.pytorchvideo_adapter import PYTORCHVIDEO_NETWORKS, make_pytorchvideo_network
 from gnvideo.models.resnet3d import make_resnet3d
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "list_settings",
     "make_i3d_r50",
     "make_model",
-    "make_pytorchvideo_resnet",
+    "make_pytorchvideo_network",
     "make_resnet3d",
 ]
 
@@ -36,8 +36,14 @@ MODELS: Mapping[str, Callable[..., VideoClassifier]] = MappingProxyType(
             for depth in (10, 18, 34, 50)
         },
         **{
-            f"pytorchvideo_{name}": functools.partial(make_pytorchvideo_resnet, name)
-            for name in ("slow_r50", "i3d_r50", "c2d_r50")
+            f"pytorchvideo_{name}": functools.partial(
+                make_pytorchvideo_network,
+                name,
+                dropout_rate=spec.dropout_rate,
+                train_crop_pixels=spec.train_crop_pixels,
+                num_frames=spec.num_frames,
+            )
+            for name, spec in PYTORCHVIDEO_NETWORKS.items()
         },
     }
 )
