@@ -80,6 +80,12 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord", "torchcodec"))
 
+    models = commands.add_parser("models", help="list the networks with their costs")
+    models.add_argument("--normalizer", default="group", help="default: %(default)s")
+    models.add_argument("--frames", type=int, help="of a clip; default: each network's own")
+    models.add_argument("--pixels", type=int, help="height and width; default: each network's own")
+    models.add_argument("--json", type=Path, metavar="FILE", help="save the figures here, too")
+
     add_bench_command(commands)
 
     doctor = commands.add_parser(
@@ -133,6 +139,15 @@ def _run(options: argparse.Namespace) -> int:
             num_classes_shown=options.top,
             device_name=options.device,
             decoder_name=options.decoder,
+        )
+    elif options.command == "models":
+        from gnvideo.commands.models import run_models
+
+        run_models(
+            normalizer=options.normalizer,
+            num_frames=options.frames,
+            crop_pixels=options.pixels,
+            json_path=options.json,
         )
     elif options.command == "bench":
         run_bench(options)
