@@ -80,6 +80,16 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord", "torchcodec"))
 
+    export = commands.add_parser("export", help="write trained weights in another format")
+    export.add_argument("weights", type=Path, metavar="RUN_OR_CHECKPOINT")
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=("torch", "onnx", "huggingface"),
+        help="a torch.export program (.pt2), an ONNX file (.onnx) or a folder for the hub",
+    )
+    export.add_argument("--output", type=Path, required=True, metavar="FILE_OR_FOLDER")
+
     models = commands.add_parser("models", help="list the networks with their costs")
     models.add_argument("--normalizer", default="group", help="default: %(default)s")
     models.add_argument("--frames", type=int, help="of a clip; default: each network's own")
@@ -140,6 +150,10 @@ def _run(options: argparse.Namespace) -> int:
             device_name=options.device,
             decoder_name=options.decoder,
         )
+    elif options.command == "export":
+        from gnvideo.commands.export import run_export
+
+        run_export(options.weights, format=options.format, output=options.output)
     elif options.command == "models":
         from gnvideo.commands.models import run_models
 
