@@ -2,7 +2,8 @@
 
 Each model has a row for its own training clip, and more for clips of which figures are published.
 Columns that begin with `published` and `source` are kept; all others are computed. A published
-figure stands there if it holds to its last digit; `source` tells of others.
+figure stands there if it holds to its last digit; `source` tells of others. Some count BatchNorm as
+well, with `published_normalizer_operations` for each value that is normalized; empty is 0.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from gnvideo.models import MODELS, list_settings
 PATH = Path(__file__).parents[1] / "golden" / "model_costs.csv"
 COLUMNS = (
     *("model", "frames", "pixels", "parameters_millions", "gmac", "memory_mib"),
-    *("published_parameters_millions", "published_gmac", "source"),
+    *("published_parameters_millions", "published_gmac", "published_normalizer_operations"),
+    "source",
 )
 
 
