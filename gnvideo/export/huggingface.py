@@ -41,7 +41,7 @@ def save_huggingface_folder(
     card = format_model_card(description, step, num_parameters, accuracies)
     with make_folder_atomic(folder) as partial:
         with open_atomic(partial / WEIGHTS_NAME) as file:
-            file.write(serialize_weights(model.state_dict(), description, step))
+            file.write(serialize_weights(model, description, step))
         _write_json(partial / "config.json", _make_config(description, step))
         _write_json(
             partial / "preprocessor_config.json", _make_preprocessor(description.input_recipe)

@@ -98,7 +98,7 @@ class CheckpointFolder:
         partial = self._folder / f"{_PARTIAL_PREFIX}{final.name}"
         # Made in memory first: on a full disk a plain write fails with a plain OSError, where the
         # writers of safetensors and torch each fail in their own way.
-        weights = serialize_weights(model.state_dict(), self._description, step)
+        weights = serialize_weights(model, self._description, step)
         state = io.BytesIO()
         torch.save(dict(training_state), state)
         try:
@@ -130,13 +130,13 @@ class CheckpointFolder:
         return final
 
 
-def serialize_weights(
-    tensors: Mapping[str, torch.Tensor], description: ModelDescription, step: int
-) -> bytes:
-    """Returns the content of a file that `load_weights` reads, `tensors` being a state dict."""
+def serialize_weights(model: nn.Module, description: ModelDescription, step: int) -> bytes:
+    """Returns the content of a file that `load_weights` reads: the model's whole state dict."""
     # safetensors takes neither channels-last strides nor tensors of another device's memory.
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(contiguous, make_metadata(description, step))
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    return safetensors.torch.save(tensors, make_metadata(description, step))
 
 
 def make_metadata(description: ModelDescription, step: int) -> dict[str, str]:
