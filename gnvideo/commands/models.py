@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,17 @@ def run_models(
     for option, value in (("--frames", num_frames), ("--pixels", crop_pixels)):
         if value is not None and value < 1:
             raise ConfigError(f"{option} is {value}; it must be at least 1")
-    rows = [compute_model_costs(name, normalizer, num_frames, crop_pixels) for name in MODELS]
+    # How many groups each width gets matters to a run, not to the costs.
+    logging.disable(logging.INFO)
+    try:
+        rows = [compute_model_costs(name, normalizer, num_frames, crop_pixels) for name in MODELS]
+    finally:
+        logging.disable(logging.NOTSET)
     console = Console(markup=False, highlight=False)
     console.print(
-        f"{_NUM_CLASSES} classes, normalizer {normalizer}. Per clip: GMAC are billions of"
-        " multiply-accumulates of a forward pass, memory is what the backward pass needs of it,"
-        " in float32.",
+        f"{_NUM_CLASSES} classes, normalizer {normalizer}. Per clip of frames x height x width:"
+        " GMAC, billions of multiply-accumulates of a forward pass; MiB, what the backward pass"
+        " needs of it in float32.",
         soft_wrap=True,
     )
     console.print(_make_table(rows))
@@ -111,12 +117,12 @@ def compute_model_costs(
 
 def _make_table(rows: list[ModelCosts]) -> Table:
     table = Table(show_edge=False)
-    table.add_column("model", no_wrap=True)
-    table.add_column("clip", justify="right", no_wrap=True)
-    for column in ("parameters (M)", "GMAC", "memory (MiB)"):
-        table.add_column(column, justify="right")
+    # On a narrow terminal names go on in the next line, and figures stay whole.
+    table.add_column("model", overflow="fold")
+    for column in ("clip", "M params", "GMAC", "MiB"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        clip = f"{row.num_frames} x {row.crop_pixels} x {row.crop_pixels}"
+        clip = f"{row.num_frames}x{row.crop_pixels}x{row.crop_pixels}"
         figures = ("-", "-", "-")
         if row.costs is not None:
             figures = (

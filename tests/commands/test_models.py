@@ -9,9 +9,10 @@ from gnvideo.cli import main
 from gnvideo.models import MODELS, list_settings
 
 
-def test_table_and_file_have_every_model_with_its_costs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_table_of_80_columns_and_file_have_every_model_with_its_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     path = tmp_path / "models.json"
     assert main(["models", "--normalizer", "batch", "--json", str(path)]) == 0
 
