@@ -136,7 +136,12 @@ def serialize_weights(model: nn.Module, description: ModelDescription, step: int
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
-    metadata = {
+    return safetensors.torch.save(tensors, make_metadata(description, step))
+
+
+def make_metadata(description: ModelDescription, step: int) -> dict[str, str]:
+    """Returns what stands beside weights in a file of any format: JSON texts by name."""
+    return {
         "classes": json.dumps(description.classes, ensure_ascii=False),
         "input_recipe": json.dumps(dict(description.input_recipe)),
         "model": json.dumps(dict(description.model)),
@@ -144,7 +149,6 @@ def serialize_weights(model: nn.Module, description: ModelDescription, step: int
         "step": str(step),
         "gnvideo_version": gnvideo.__version__,
     }
-    return safetensors.torch.save(tensors, metadata)
 
 
 def find_last_checkpoint(run_folder: Path) -> Path | None:
