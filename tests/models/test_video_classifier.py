@@ -38,6 +38,7 @@ NUM_BLOCKS = {
 SMALL: dict[str, dict[str, Any]] = {
     "i3d_r50": {"width": 8, "train_crop_pixels": 64, "num_frames": 8},
     "i3d_r101": {"width": 4, "train_crop_pixels": 64, "num_frames": 8},
+    "i3d_r50_mmaction2": {"width": 4, "train_crop_pixels": 64, "num_frames": 8},
     "i3d_r50_8x8": {"width": 8, "non_local": True, "train_crop_pixels": 64, "num_frames": 4},
     "i3d_r101_8x8": {"width": 4, "non_local": True, "train_crop_pixels": 64, "num_frames": 4},
     "inception_i3d": {"width": 8, "train_crop_pixels": 64, "num_frames": 16},
