@@ -80,6 +80,28 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord", "torchcodec"))
 
+    convert = commands.add_parser(
+        "convert-weights", help="weights of another project to a gnvideo file, or back"
+    )
+    convert.add_argument("source", type=Path, metavar="SOURCE")
+    convert.add_argument("overrides", nargs="*", metavar="key.sub=value", help=_OVERRIDES_HELP)
+    convert.add_argument("--output", type=Path, required=True, metavar="FILE")
+    convert.add_argument("--model", metavar="NAME", help="the network that the weights are of")
+    convert.add_argument(
+        "--normalizer",
+        metavar="NAME",
+        help="default: batch if SOURCE has running statistics, or else group",
+    )
+    convert.add_argument(
+        "--classes", type=Path, metavar="FILE", help="one a line, in the order of the outputs"
+    )
+    convert.add_argument(
+        "--layout",
+        metavar="NAME",
+        help="instead of --model: write a gnvideo SOURCE for pytorchvideo, pyslowfast, mmaction2 or"
+        " torchvision",
+    )
+
     export = commands.add_parser("export", help="write trained weights in another format")
     export.add_argument("weights", type=Path, metavar="RUN_OR_CHECKPOINT")
     export.add_argument(
@@ -149,6 +171,18 @@ def _run(options: argparse.Namespace) -> int:
             num_classes_shown=options.top,
             device_name=options.device,
             decoder_name=options.decoder,
+        )
+    elif options.command == "convert-weights":
+        from gnvideo.commands.convert_weights import run_convert_weights
+
+        run_convert_weights(
+            options.source,
+            output=options.output,
+            model_name=options.model,
+            normalizer_name=options.normalizer,
+            class_file=options.classes,
+            layout=options.layout,
+            overrides=options.overrides,
         )
     elif options.command == "export":
         from gnvideo.commands.export import run_export

@@ -21,6 +21,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "layers": {"errors", "ops"},
     "models": {"errors", "ops", "layers"},
     "data": {"errors", "atomic_file"},
+    "weights": {"errors", "layers", "models"},
     "evaluation": {"errors", "atomic_file", "layers"},
     "training": {"errors", "layers", "evaluation"},
     "export": {"errors", "atomic_file", "models", "training"},
@@ -28,10 +29,11 @@ ALLOWED: Mapping[str, set[str]] = {
     "comparison": {"errors", "atomic_file", "config"},
     "build": {
         *("errors", "ops", "layers", "models", "data", "evaluation", "training", "config"),
+        "weights",
     },
     "commands": {
         *("errors", "ops", "layers", "models", "data", "evaluation", "training", "config"),
-        *("atomic_file", "comparison", "export", "build"),
+        *("atomic_file", "comparison", "export", "build", "weights"),
     },
     "cli": {"errors", "config", "commands"},
     "__main__": {"cli"},

@@ -129,6 +129,10 @@ class DataConfig(StrictConfig):
 class TrainingConfig(StrictConfig):
     """The optimization. Clips per batch are per device: what batch statistics see."""
 
+    initial_weights: Path | None = Field(
+        default=None,
+        description="start from these, of any project or a run; null: from the seed alone",
+    )
     clips_per_batch: int = Field(default=8, ge=1)
     accumulation_steps: int = Field(
         default=1, ge=1, description="batches whose gradients are summed for one step"

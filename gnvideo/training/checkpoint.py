@@ -163,7 +163,7 @@ def load_weights(path: Path) -> LoadedWeights:
     Raises:
         CheckpointError: there is none, it is damaged, or it was not written by gnvideo.
     """
-    file = _find_weights_file(path)
+    file = find_weights_file(path)
     try:
         # `get_tensor` copies nothing until asked, and checks the file's length at opening.
         with safetensors.safe_open(str(file), framework="pt") as opened:
@@ -240,7 +240,12 @@ def load_into_model(model: nn.Module, weights: LoadedWeights) -> None:
     model.load_state_dict(weights.tensors)
 
 
-def _find_weights_file(path: Path) -> Path:
+def find_weights_file(path: Path) -> Path:
+    """Returns the file of weights at `path`: a run folder, a checkpoint's folder or any file.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if path.is_file():
         return path
     if (path / WEIGHTS_NAME).is_file():
