@@ -35,6 +35,11 @@ _DISPLAY_NAMES = {
 }
 
 
+def get_kind(label: str) -> str:
+    """Returns the name of a label's normalizer, without settings."""
+    return label.partition("[")[0]
+
+
 def display_name(normalizer: str) -> str:
     """Returns how reports write a normalizer's label, such as "GroupNorm (16 groups)".
 
@@ -135,7 +140,7 @@ class Analysis:
         self.settings = tuple(sorted({setting for _, setting in self._runs}))
         self.normalizers = tuple(dict.fromkeys([*planned, *found]))
         self.baseline = next(
-            (label for label in self.normalizers if _get_kind(label) == "batch"),
+            (label for label in self.normalizers if get_kind(label) == "batch"),
             self.normalizers[0],
         )
         self.series = self._list_series()
@@ -162,12 +167,12 @@ class Analysis:
         for series in self.series:
             summary = self.summarize(series, self.settings[0])
             if summary is not None:
-                kind = _get_kind(series.normalizer)
+                kind = get_kind(series.normalizer)
                 best[kind] = max(summary.mean, best.get(kind, 0.0))
-        kinds = dict.fromkeys(map(_get_kind, self.normalizers))
+        kinds = dict.fromkeys(map(get_kind, self.normalizers))
         ranked = sorted(kinds, key=lambda kind: best.get(kind, -1.0), reverse=True)
         return tuple(
-            label for kind in ranked for label in self.normalizers if _get_kind(label) == kind
+            label for kind in ranked for label in self.normalizers if get_kind(label) == kind
         )
 
     @property
@@ -253,11 +258,6 @@ class Analysis:
             for series in self.series
             for setting in settings[:-1]
         ]
-
-
-def _get_kind(label: str) -> str:
-    """Returns the name of a label's normalizer, without settings."""
-    return label.partition("[")[0]
 
 
 def format_clips(count: int) -> str:

@@ -119,8 +119,8 @@ def test_the_finding_of_many_names_the_best_its_equals_and_where_group_norm_lose
 
 
 def test_the_finding_of_many_says_what_changes_at_the_most_clips(set_accuracies):
-    same = {(label, 8): (70, 71, 71.5) for label, _ in ONE_CLIP}
-    same["batch", 8] = (75, 75.5, 77)
+    same = {(label, 8): (70.0, 71.0, 71.5) for label, _ in ONE_CLIP}
+    same["batch", 8] = (75.0, 75.5, 77.0)
     config = set_accuracies(ONE_CLIP | same, MANY)
     text = write_report(read_results(config.output)).with_name("report.md").read_text()
     title, lede = text.split("\n\n")[:2]
@@ -299,7 +299,10 @@ def test_differing_coverage_is_said_before_everything_else(
 
 def test_report_says_what_the_fairness_rules_were(make_comparison, write_comparison):
     config = make_comparison(
-        "mode=isolated", "clips_per_step=16", "base.training.precision=bfloat16"
+        "mode=isolated",
+        "clips_per_step=16",
+        "base.training.precision=bfloat16",
+        "base.normalizer={num_groups: 4, eps: 1e-3}",
     )
     write_comparison(config)
     text = write_report(read_results(config.output)).with_name("report.md").read_text()
@@ -307,6 +310,7 @@ def test_report_says_what_the_fairness_rules_were(make_comparison, write_compari
         "0 in the last normalizer of each residual block, 1 elsewhere",
         "Weight decay: 0 on gamma and beta, 0.0001 on the other weights",
         "0.02 for 64 clips per step, linear",
+        "Settings of normalizers: num_groups 4, eps 0.001, for each that reads them",
         "the optimizer's batch is 16 clips throughout",
         "bfloat16, channels last",
         "recomputed over 200 batches",

@@ -10,6 +10,7 @@ from gnvideo.comparison.analysis import (
     Setting,
     format_clips,
     format_signed,
+    get_kind,
 )
 from gnvideo.comparison.report.blocks import (
     Block,
@@ -28,6 +29,12 @@ from gnvideo.comparison.statistics import MIN_SEEDS, Summary
 
 NO_VALUE = "n/a"
 
+# Of normalizers whose statistics see other clips than those of their batch.
+_STATISTICS_NOTES = {
+    "sub_batch": " Those of Sub-batch BatchNorm see the part of them that `sub_batch_clips` says.",
+    "moving_average_batch": " Those of Moving-average BatchNorm see earlier batches, too.",
+}
+
 
 def make_accuracy_section(analysis: Analysis) -> Section:
     """Returns video accuracy by series and clips per batch, as plots and as a table."""
@@ -36,6 +43,8 @@ def make_accuracy_section(analysis: Analysis) -> Section:
         f" {MIN_SEEDS} seeds on. Small markers: single seeds. The clips per batch are those that"
         " batch statistics see."
     )
+    kinds = set(map(get_kind, analysis.normalizers))
+    legend += "".join(note for kind, note in _STATISTICS_NOTES.items() if kind in kinds)
     if analysis.is_ranked:
         legend += (
             " Diamond: the highest mean. Blue discs: no difference from it is shown. Open circles:"
