@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,16 +11,47 @@ from torch import nn
 
 from gnvideo.errors import ModelError
 from gnvideo.layers import is_normalizer, normalizer_factory
-from gnvideo.models import MODELS, initialize, list_settings, make_model
+from gnvideo.models import (
+    MODELS,
+    initialize,
+    list_settings,
+    make_i3d,
+    make_model,
+    make_r2plus1d,
+    make_resnet3d,
+)
+
+# Residual blocks, non-local ones included; 16 of all others.
+NUM_BLOCKS = {
+    "i3d_r101": 33,
+    "i3d_r50_8x8": 16 + 5,
+    "i3d_r101_8x8": 33 + 5,
+    "inception_i3d": 0,
+    "resnet3d_10": 4,
+    "resnet3d_18": 8,
+    "resnet3d_101": 33,
+    "r2plus1d_18": 8,
+    "pytorchvideo_slowfast_r50": 32,
+    "pytorchvideo_x3d_xs": 26,
+}
 
 SMALL: dict[str, dict[str, Any]] = {
     "i3d_r50": {"width": 8, "train_crop_pixels": 64, "num_frames": 8},
+    "i3d_r101": {"width": 4, "train_crop_pixels": 64, "num_frames": 8},
+    "i3d_r50_8x8": {"width": 8, "non_local": True, "train_crop_pixels": 64, "num_frames": 4},
+    "i3d_r101_8x8": {"width": 4, "non_local": True, "train_crop_pixels": 64, "num_frames": 4},
+    "inception_i3d": {"width": 8, "train_crop_pixels": 64, "num_frames": 16},
     "resnet3d_10": {"width": 8, "train_crop_pixels": 32, "num_frames": 8},
     "resnet3d_18": {"width": 8, "train_crop_pixels": 32, "num_frames": 8, "stem_pool": True},
     "resnet3d_34": {"width": 4, "train_crop_pixels": 32, "num_frames": 8},
     "resnet3d_50": {"width": 4, "temporal_strides": (1, 1, 2, 1)},
-    # The one network of pytorchvideo that stands for all three: their width is fixed.
+    "resnet3d_101": {"width": 4, "train_crop_pixels": 32, "num_frames": 8},
+    "r2plus1d_18": {"width": 8, "train_crop_pixels": 32, "num_frames": 8},
+    "r2plus1d_34": {"width": 4, "train_crop_pixels": 32, "temporal_strides": (1, 1, 2, 1)},
+    # One network of pytorchvideo for each kind of head and input: their width is fixed.
     "pytorchvideo_c2d_r50": {"train_crop_pixels": 64, "num_frames": 4},
+    "pytorchvideo_slowfast_r50": {"train_crop_pixels": 64, "num_frames": 8},
+    "pytorchvideo_x3d_xs": {"train_crop_pixels": 64},
 }
 
 
@@ -30,8 +62,8 @@ def make_small(name: str, normalizer: str = "group", seed: int = 0) -> Any:
 
 
 def clips_for(name: str, num_clips: int = 2) -> torch.Tensor:
-    frames = SMALL[name].get("num_frames", 16)
-    pixels = SMALL[name].get("train_crop_pixels", 112)
+    settings = list_settings(name) | SMALL[name]
+    frames, pixels = settings["num_frames"], settings["train_crop_pixels"]
     generator = torch.Generator().manual_seed(1)
     return torch.randn(num_clips, 3, frames, pixels, pixels, generator=generator)
 
@@ -54,8 +86,7 @@ def test_only_the_last_scale_of_each_residual_block_is_zero(name, normalizer):
     model = make_small(name, normalizer)
     final = model.final_normalizers()
 
-    num_blocks = {"resnet3d_10": 4, "resnet3d_18": 8}.get(name, 16)
-    assert len({id(norm) for norm in final}) == num_blocks
+    assert len({id(norm) for norm in final}) == NUM_BLOCKS.get(name, 16)
     for module in model.modules():
         if is_normalizer(module):
             value = 0.0 if any(module is norm for norm in final) else 1.0
@@ -110,7 +141,13 @@ def test_training_clip_has_one_position_with_the_logits_of_forward(name):
     torch.testing.assert_close(whole_logits[..., 0], logits)
 
 
-@pytest.mark.parametrize("name", ["i3d_r50", "resnet3d_10", "pytorchvideo_c2d_r50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("i3d_r50", "i3d_r50_8x8", "resnet3d_10", "pytorchvideo_c2d_r50"),
+        *("pytorchvideo_slowfast_r50", "pytorchvideo_x3d_xs"),
+    ],
+)
 def test_positions_are_the_windows_of_the_training_size_on_the_feature_map(name):
     model = make_small(name).eval()
     clip = clips_for(name, 1)
@@ -120,14 +157,17 @@ def test_positions_are_the_windows_of_the_training_size_on_the_feature_map(name)
         position_logits = model.compute_position_logits(wide)
         whole_logits = model.compute_whole_logits(wide)
         T, H, W = model.position_pool
-        classifier = model.get_classifier()
+
+        def classify_mean(window: torch.Tensor) -> torch.Tensor:
+            return model.classify(window.mean((2, 3, 4), keepdim=True))[..., 0, 0, 0]
+
         expected = [
-            classifier(feature_map[:, :, t : t + T, h : h + H, w : w + W].mean((2, 3, 4)))
+            classify_mean(feature_map[:, :, t : t + T, h : h + H, w : w + W])
             for t in range(feature_map.shape[2] - T + 1)
             for h in range(feature_map.shape[3] - H + 1)
             for w in range(feature_map.shape[4] - W + 1)
         ]
-        expected_whole = classifier(feature_map.mean((2, 3, 4)))
+        expected_whole = classify_mean(feature_map)
 
     assert len(expected) > 1
     torch.testing.assert_close(position_logits, torch.stack(expected, dim=2))
@@ -142,7 +182,7 @@ def test_predicted_map_size_is_that_of_the_feature_map(name):
         feature_map = model.compute_feature_map(clips)
     if name.startswith("pytorchvideo"):
         # There the head's pooling is counted too.
-        feature_map = model.blocks[-1].pool(feature_map)
+        feature_map = nn.functional.avg_pool3d(feature_map, model.position_pool, stride=1)
     assert feature_map.shape[2:] == model.compute_map_size((16, 113, 150))
 
 
@@ -199,9 +239,12 @@ def test_too_small_clip_names_the_smallest(name, normalizer):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("resnet50", {}, "unknown model 'resnet50'; choose one of i3d_r50, resnet3d_10"),
+        ("resnet50", {}, "unknown model 'resnet50'; choose one of i3d_r50, i3d_r101, i3d_r50_8x8"),
         ("i3d_r50", {"stem_pool": True}, "no setting 'stem_pool'; its settings are width"),
         ("i3d_r50", {"num_frames": 4}, "4 frames of 224 x 224 pixels is too small"),
+        ("resnet3d_18", {"non_local": True}, "no setting 'non_local'"),
+        ("inception_i3d", {"width": 12}, "width is 12; inception_i3d takes multiples of 8"),
+        ("r2plus1d_18", {"temporal_strides": (1, 2, 2, 0)}, r"is \(1, 2, 2, 0\); give four"),
         ("i3d_r50", {"width": 0}, "width is 0; it must be a positive integer"),
         ("resnet3d_18", {"dropout_rate": 1.0}, r"dropout_rate is 1.0; it must be in \[0, 1\)"),
         ("resnet3d_18", {"temporal_strides": (1, 2)}, r"is \(1, 2\); give four positive integers"),
@@ -211,6 +254,19 @@ def test_too_small_clip_names_the_smallest(name, normalizer):
 def test_wrong_setting_is_named(name, settings, message):
     with pytest.raises(ModelError, match=message):
         make_model(name, 5, normalizer_factory("group"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (functools.partial(make_i3d, 18, False), "depth is 18; an i3d has depth 50 or 101"),
+        (functools.partial(make_r2plus1d, 50), "depth is 50; an r2plus1d has depth 18 or 34"),
+        (functools.partial(make_resnet3d, 20), "depth is 20; a resnet3d has depth 10, 18, 34, 50"),
+    ],
+)
+def test_unknown_depth_names_the_known_ones(make, message):
+    with pytest.raises(ModelError, match=message):
+        make(5, normalizer_factory("group"))
 
 
 def test_wrong_number_of_classes_is_named():
