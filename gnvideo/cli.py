@@ -80,6 +80,22 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord", "torchcodec"))
 
+    export = commands.add_parser("export", help="write trained weights in another format")
+    export.add_argument("weights", type=Path, metavar="RUN_OR_CHECKPOINT")
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=("torch", "onnx", "huggingface"),
+        help="a torch.export program (.pt2), an ONNX file (.onnx) or a folder for the hub",
+    )
+    export.add_argument("--output", type=Path, required=True, metavar="FILE_OR_FOLDER")
+
+    models = commands.add_parser("models", help="list the networks with their costs")
+    models.add_argument("--normalizer", default="group", help="default: %(default)s")
+    models.add_argument("--frames", type=int, help="of a clip; default: each network's own")
+    models.add_argument("--pixels", type=int, help="height and width; default: each network's own")
+    models.add_argument("--json", type=Path, metavar="FILE", help="save the figures here, too")
+
     add_bench_command(commands)
 
     doctor = commands.add_parser(
@@ -133,6 +149,19 @@ def _run(options: argparse.Namespace) -> int:
             num_classes_shown=options.top,
             device_name=options.device,
             decoder_name=options.decoder,
+        )
+    elif options.command == "export":
+        from gnvideo.commands.export import run_export
+
+        run_export(options.weights, format=options.format, output=options.output)
+    elif options.command == "models":
+        from gnvideo.commands.models import run_models
+
+        run_models(
+            normalizer=options.normalizer,
+            num_frames=options.frames,
+            crop_pixels=options.pixels,
+            json_path=options.json,
         )
     elif options.command == "bench":
         run_bench(options)
