@@ -166,6 +166,15 @@ WRONG_INPUTS = {
         "compare {comparison} grid.normalizers=[grup]",
         "'grup'",
     ),
+    "comparison of an unknown setting": (
+        'compare {comparison} grid.normalizers=[{{"name":"group","num_group":8}}]',
+        "'grid.normalizers.0.num_group'",
+        "'grid.normalizers.0.num_groups'",
+    ),
+    "comparison of a network that cannot be built": (
+        "compare {comparison} base.model.name=resnet",
+        "unknown model 'resnet'",
+    ),
     "comparison folder below a file": ("compare {comparison} output={text}/x", "{text}/x"),
     "comparison folder that is a file": ("compare {comparison} output={text}", "{text}"),
     "report of no comparison": ("report {tmp}", "{tmp} is no comparison folder"),
