@@ -93,9 +93,10 @@ class BatchChannelNorm3d(Normalizer3d):
         self.check_input(x)
         x, mean_NC, var_NC = compute_moments(x)
         if self.training:
-            self._take_batch(mean_NC, var_NC)
-        # Copies, since the next forward may change the averages before this one's backward.
-        running_mean_C, running_var_C = self.running_mean.clone(), self.running_var.clone()
+            # Detached, since torch.compile follows gradients through values made without them.
+            running_mean_C, running_var_C = self._take_batch(mean_NC.detach(), var_NC.detach())
+        else:
+            running_mean_C, running_var_C = self.running_mean, self.running_var
         slope_C = (running_var_C + self.eps).rsqrt() * self.batch_weight
         # z is a scale and an offset of x, so its moments are those of x, moved.
         z_mean_NC = (mean_NC - running_mean_C) * slope_C + self.batch_bias
@@ -113,12 +114,18 @@ class BatchChannelNorm3d(Normalizer3d):
         return values.repeat_interleave(self.num_channels // self.num_groups, dim=-1)
 
     @torch.no_grad()
-    def _take_batch(self, mean_NC: torch.Tensor, var_NC: torch.Tensor) -> None:
+    def _take_batch(
+        self, mean_NC: torch.Tensor, var_NC: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the moved averages, apart from the buffers, which the next forward changes."""
         mean_C1, var_C1 = pool_moments(mean_NC.T, var_NC.T, 1)
         offset_C = mean_C1[:, 0].to(self.running_mean.dtype) - self.running_mean
         deviations_C = var_C1[:, 0].to(self.running_var.dtype) + offset_C.square()
-        self.running_var.lerp_(deviations_C, self.momentum)
-        self.running_mean.add_(offset_C, alpha=self.momentum)
+        moved_mean_C = self.running_mean + self.momentum * offset_C
+        moved_var_C = self.running_var.lerp(deviations_C, self.momentum)
+        self.running_mean.copy_(moved_mean_C)
+        self.running_var.copy_(moved_var_C)
+        return moved_mean_C, moved_var_C
 
     def extra_repr(self) -> str:
         """Returns the channels, the groups in use and settings for the module's text."""

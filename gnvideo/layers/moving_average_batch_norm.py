@@ -147,7 +147,7 @@ class MovingAverageBatchNorm3d(Normalizer3d):
     def _normalize_in_training(self, input: torch.Tensor) -> torch.Tensor:
         x, mean_NC, var_NC = compute_moments(input)
         square_C = (var_NC + mean_NC.square()).mean(0)
-        moving_square_C, correction_C = self._take_batch(square_C)
+        moving_square_C, correction_C = self._take_batch(square_C.detach())
         scale_C: Any = _MovingScale.apply(
             square_C,
             self.weight,
