@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,6 +74,31 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Writes `text` as UTF-8 to `path`, all of it or nothing; raises as `open_atomic`."""
     with open_atomic(path) as file:
         file.write(text.encode())
+
+
+@contextmanager
+def make_folder_atomic(path: Path) -> Generator[Path]:
+    """Makes a temporary folder beside `path`; on leaving it becomes `path`, with all it holds.
+
+    What is written in it must be flushed by its writer, as `open_atomic` does. When the block
+    raises, the temporary folder is removed.
+
+    Raises:
+        OutputError: there is something at `path` already, or the folder cannot be written.
+        SaveFailedError: writing failed half-way, for example because the disk is full.
+    """
+    if path.exists():
+        raise OutputError(f"{path} exists; choose another output folder or remove it")
+    partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL_SUFFIX}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise make_write_error(path, error) from error
+    finally:
+        # Gone already when all went well.
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_partial_files(folder: Path) -> None:

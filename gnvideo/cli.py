@@ -80,6 +80,44 @@ def _make_parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n>")
     predict.add_argument("--decoder", default="pyav", choices=("pyav", "decord", "torchcodec"))
 
+    convert = commands.add_parser(
+        "convert-weights", help="weights of another project to a gnvideo file, or back"
+    )
+    convert.add_argument("source", type=Path, metavar="SOURCE")
+    convert.add_argument("overrides", nargs="*", metavar="key.sub=value", help=_OVERRIDES_HELP)
+    convert.add_argument("--output", type=Path, required=True, metavar="FILE")
+    convert.add_argument("--model", metavar="NAME", help="the network that the weights are of")
+    convert.add_argument(
+        "--normalizer",
+        metavar="NAME",
+        help="default: batch if SOURCE has running statistics, or else group",
+    )
+    convert.add_argument(
+        "--classes", type=Path, metavar="FILE", help="one a line, in the order of the outputs"
+    )
+    convert.add_argument(
+        "--layout",
+        metavar="NAME",
+        help="instead of --model: write a gnvideo SOURCE for pytorchvideo, pyslowfast, mmaction2 or"
+        " torchvision",
+    )
+
+    export = commands.add_parser("export", help="write trained weights in another format")
+    export.add_argument("weights", type=Path, metavar="RUN_OR_CHECKPOINT")
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=("torch", "onnx", "huggingface"),
+        help="a torch.export program (.pt2), an ONNX file (.onnx) or a folder for the hub",
+    )
+    export.add_argument("--output", type=Path, required=True, metavar="FILE_OR_FOLDER")
+
+    models = commands.add_parser("models", help="list the networks with their costs")
+    models.add_argument("--normalizer", default="group", help="default: %(default)s")
+    models.add_argument("--frames", type=int, help="of a clip; default: each network's own")
+    models.add_argument("--pixels", type=int, help="height and width; default: each network's own")
+    models.add_argument("--json", type=Path, metavar="FILE", help="save the figures here, too")
+
     add_bench_command(commands)
 
     doctor = commands.add_parser(
@@ -133,6 +171,31 @@ def _run(options: argparse.Namespace) -> int:
             num_classes_shown=options.top,
             device_name=options.device,
             decoder_name=options.decoder,
+        )
+    elif options.command == "convert-weights":
+        from gnvideo.commands.convert_weights import run_convert_weights
+
+        run_convert_weights(
+            options.source,
+            output=options.output,
+            model_name=options.model,
+            normalizer_name=options.normalizer,
+            class_file=options.classes,
+            layout=options.layout,
+            overrides=options.overrides,
+        )
+    elif options.command == "export":
+        from gnvideo.commands.export import run_export
+
+        run_export(options.weights, format=options.format, output=options.output)
+    elif options.command == "models":
+        from gnvideo.commands.models import run_models
+
+        run_models(
+            normalizer=options.normalizer,
+            num_frames=options.frames,
+            crop_pixels=options.pixels,
+            json_path=options.json,
         )
     elif options.command == "bench":
         run_bench(options)

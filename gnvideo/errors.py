@@ -50,6 +50,10 @@ class EngineUnavailableError(GnvideoError):
     """Work was to be done by an engine that is not installed, or cannot be reached, here."""
 
 
+class MissingPackageError(GnvideoError):
+    """A package that only some uses need was asked for and does not import here."""
+
+
 class NormalizerError(GnvideoError, ValueError):
     """A normalizer is unknown or cannot be built for the given number of channels."""
 
@@ -74,6 +78,10 @@ class WorkFailedError(GnvideoError):
 
 class SaveFailedError(WorkFailedError):
     """Writing a file failed half-way, as on a full disk; nothing stands under its final name."""
+
+
+class ExportError(WorkFailedError):
+    """An exported network computes other logits than the one that it was made of."""
 
 
 class NonFiniteLossError(WorkFailedError):

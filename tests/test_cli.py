@@ -123,7 +123,7 @@ WRONG_INPUTS = {
     "override without value": ("train {config} epochs", "'epochs' is not key.sub=value"),
     "unknown normalizer": (
         "train {config} normalizer.name=grup",
-        "the normalizer is 'grup'; allowed are batch, group",
+        "the normalizer is 'grup'; allowed are batch, ",
     ),
     "unknown model": ("train {config} model.name=resnet", "unknown model 'resnet'"),
     "setting of another model": ("train {config} model.name=i3d_r50", "i3d_r50 does not have"),
@@ -165,6 +165,15 @@ WRONG_INPUTS = {
     "comparison of an unknown normalizer": (
         "compare {comparison} grid.normalizers=[grup]",
         "'grup'",
+    ),
+    "comparison of an unknown setting": (
+        'compare {comparison} grid.normalizers=[{{"name":"group","num_group":8}}]',
+        "'grid.normalizers.0.num_group'",
+        "'grid.normalizers.0.num_groups'",
+    ),
+    "comparison of a network that cannot be built": (
+        "compare {comparison} base.model.name=resnet",
+        "unknown model 'resnet'",
     ),
     "comparison folder below a file": ("compare {comparison} output={text}/x", "{text}/x"),
     "comparison folder that is a file": ("compare {comparison} output={text}", "{text}"),

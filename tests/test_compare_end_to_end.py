@@ -11,6 +11,7 @@ import yaml
 
 from gnvideo.cli import main
 from gnvideo.comparison import PlannedRun
+from gnvideo.training.checkpoint import load_weights
 
 COLUMNS = (
     *("normalizer", "frames", "stride", "clips_per_batch", "seed", "status", "clip_top1"),
@@ -27,7 +28,11 @@ def test_one_command_trains_the_grid_and_writes_the_report(
     values = {
         "output": str(folder),
         "parallel_runs": 2,
-        "grid": {"normalizers": ["batch", "group"], "clips_per_batch": [2], "seeds": [0]},
+        "grid": {
+            "normalizers": ["batch", "group", {"name": "group", "num_groups": 1}],
+            "clips_per_batch": [2],
+            "seeds": [0],
+        },
         "base": tiny_run_config,
     }
     path.write_text(yaml.safe_dump(values))
@@ -40,7 +45,11 @@ def test_one_command_trains_the_grid_and_writes_the_report(
         reader = csv.DictReader(file)
         rows = list(reader)
     assert tuple(reader.fieldnames or ()) == COLUMNS
-    assert [row["run"] for row in rows] == ["batch_4f2_2clips_seed0", "group_4f2_2clips_seed0"]
+    assert [(row["normalizer"], row["run"]) for row in rows] == [
+        ("batch", "batch_4f2_2clips_seed0"),
+        ("group", "group_4f2_2clips_seed0"),
+        ("group[num_groups=1]", "group-num_groups=1_4f2_2clips_seed0"),
+    ]
     for row in rows:
         run = folder / "runs" / row["run"]
         evaluation = json.loads((run / "evaluation" / "gn-10.json").read_text())
@@ -52,6 +61,9 @@ def test_one_command_trains_the_grid_and_writes_the_report(
         assert bool(row["precise_video_top1"]) == (row["normalizer"] == "batch")
     results = json.loads((folder / "results.json").read_text())
     assert results["config_differences"] == results["data_differences"] == {}
+
+    trained = [load_weights(folder / "runs" / row["run"]).description.normalizer for row in rows]
+    assert [description["num_groups"] for description in trained] == [2, 2, 1]
 
     page = folder / "report" / "index.html"
     assert "BatchNorm" in page.read_text()

@@ -94,7 +94,10 @@ def comparison_values(draw: st.DrawFn) -> dict[str, Any]:
         **draw(st.sampled_from([{}, {"mode": "paper"}, isolated])),
         "parallel_runs": draw(st.none() | COUNTS),
         "grid": {
-            "normalizers": sorted(draw(st.sets(TEXTS, min_size=1, max_size=3))),
+            "normalizers": [
+                draw(st.sampled_from([name, {"name": name, "num_groups": 3, "eps": 1e-7}]))
+                for name in sorted(draw(st.sets(TEXTS, min_size=1, max_size=3)))
+            ],
             "clips_per_batch": sorted(clips),
             "seeds": sorted(draw(st.sets(st.integers(0), min_size=1, max_size=3))),
             "clip_shapes": [
@@ -123,7 +126,11 @@ def test_a_run_configuration_survives_its_file(yaml_path: Path, values: dict[str
 def test_a_comparison_survives_its_file(yaml_path: Path, values: dict[str, Any]) -> None:
     config = make_config(ComparisonConfig, values)
     yaml_path.write_text(dump_config(config), encoding="utf-8")
-    assert load_config(ComparisonConfig, yaml_path) == config
+    loaded = load_config(ComparisonConfig, yaml_path)
+    assert loaded == config
+    # Equal settings that are given or not make other labels, and other folders.
+    entries = config.grid.normalizers
+    assert [entry.label for entry in loaded.grid.normalizers] == [entry.label for entry in entries]
 
 
 @pytest.mark.parametrize("text", TRICKY_TEXTS)
@@ -340,6 +347,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (ComparisonConfig, ["grid.normalizers=[]"], "grid.normalizers is []"),
         (
             ComparisonConfig,
+            [
+                "grid.normalizers=[{name: group, eps: 1, num_groups: 2},"
+                " {name: group, num_groups: 2, eps: 1.0}]"
+            ],
+            "grid: normalizers is ['group[num_groups=2,eps=1.0]', 'group[num_groups=2,eps=1.0]'];",
+        ),
+        (
+            ComparisonConfig,
+            ["grid.normalizers=[batch, 3]"],
+            "grid.normalizers.1: 3 is no normalizer; write its name, or a mapping such as",
+        ),
+        (
+            ComparisonConfig,
             ["clips_per_step=8"],
             "clips_per_step belongs to mode isolated; remove it or set mode=isolated",
         ),
@@ -369,6 +389,38 @@ def test_a_grid_holds_no_impossible_run(override: str) -> None:
     overrides = ["mode=isolated", "clips_per_step=8", f"grid.{override}"]
     with pytest.raises(ConfigError, match=rf"grid\.{override.partition('=')[0]}\.0.* is (0|-1)"):
         make_config(ComparisonConfig, MINIMAL_COMPARISON, overrides)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        (
+            "{name: group, num_group: 8}",
+            "unknown key '{at}.num_group'; did you mean '{at}.num_groups'?",
+        ),
+        ("{num_groups: 8}", "the key '{at}.name' is missing"),
+        ("{name: group, num_groups: 0}", "{at}.num_groups is 0: input should be greater than or"),
+        ("{name: group, per_frame: 1}", "{at}.per_frame is 1: input should be a valid boolean"),
+        ("{name: [group]}", "{at}.name is ['group']: input should be a valid string"),
+    ],
+)
+def test_a_wrong_setting_of_a_grids_normalizer_is_one_problem(entry: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(ComparisonConfig, MINIMAL_COMPARISON, [f"grid.normalizers=[batch, {entry}]"])
+    message = str(caught.value)
+    assert message.startswith(f"the configuration: {problem.format(at='grid.normalizers.1')}")
+    # Neither another line nor a problem that only follows from the first.
+    assert "\n" not in message
+    assert "; grid" not in message
+
+
+def test_a_grids_normalizer_knows_what_is_given() -> None:
+    override = "grid.normalizers=[batch, {per_frame: false, num_groups: 16, name: group}]"
+    plain, given = make_config(ComparisonConfig, MINIMAL_COMPARISON, [override]).grid.normalizers
+    assert (plain.label, plain.list_settings()) == ("batch", {})
+    # In the order of the settings, so that the order in a file does not matter.
+    assert given.label == "group[num_groups=16,per_frame=false]"
+    assert given.list_settings() == {"num_groups": 16, "per_frame": False}
 
 
 def test_a_configuration_cannot_be_changed() -> None:

@@ -9,6 +9,7 @@ from gnvideo.build import build_model, check_normalizer
 from gnvideo.comparison import make_runs
 from gnvideo.config import ComparisonConfig, RunConfig, load_config
 from gnvideo.evaluation import get_protocol
+from gnvideo.layers import NORMALIZERS
 
 FOLDER = Path(__file__).parents[1] / "configs"
 PATHS = sorted(FOLDER.rglob("*.yaml"))
@@ -37,6 +38,12 @@ def test_a_configuration_opens_with_source_command_cost_and_expected_result(path
     assert [line.partition(":")[0] + ":" for line in found] == list(words)
     assert all(line.partition(":")[2].strip() for line in found)
     assert f"configs/{path.relative_to(FOLDER)}" in " ".join(head)
+
+
+def test_all_normalizers_are_in_the_comparison_of_all() -> None:
+    path = FOLDER / "comparisons" / "all_normalizers_quick.yaml"
+    entries = load_config(ComparisonConfig, path).grid.normalizers
+    assert {entry.name for entry in entries} >= set(NORMALIZERS)
 
 
 @each_config

@@ -18,7 +18,12 @@ from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.errors import ConfigError, ManifestError, ModelError
 from gnvideo.layers import NORMALIZERS, normalizer_factory
 from gnvideo.models import VideoClassifier, initialize, list_settings, make_model
-from gnvideo.training.checkpoint import LoadedWeights, ModelDescription, load_into_model
+from gnvideo.training.checkpoint import (
+    LoadedWeights,
+    ModelDescription,
+    find_weights_file,
+    load_into_model,
+)
 from gnvideo.training.distributed import get_world_size
 from gnvideo.training.loop_settings import LoopSettings
 from gnvideo.training.optimizer import make_optimizer
@@ -30,6 +35,7 @@ from gnvideo.training.schedules import (
     scale_learning_rate,
 )
 from gnvideo.training.sgd import Sgd
+from gnvideo.weights import read_weights_file, transfer_weights
 
 # What of the data section belongs to the weights: how a clip is made, not where videos lie.
 _INPUT_RECIPE_KEYS = (
@@ -188,6 +194,23 @@ def build_initialized_model(config: RunConfig, num_classes: int) -> VideoClassif
     model = build_model(config.model, config.normalizer, config.data, num_classes)
     initialize(model, config.seed, config.model.zero_final_gamma)
     return model
+
+
+def load_initial_weights(
+    config: RunConfig, model: VideoClassifier, classes: tuple[str, ...]
+) -> list[str]:
+    """Puts the weights that a run starts from into its initialized model; returns lines on it.
+
+    No line, and no change, if the run starts from its seed alone.
+
+    Raises:
+        CheckpointError: there is no such file, it asks for code, or it is of another network.
+    """
+    path = config.training.initial_weights
+    if path is None:
+        return []
+    report = transfer_weights(model, read_weights_file(find_weights_file(path)), classes)
+    return report.format_lines(config.data.mean, config.data.std)
 
 
 def describe_model(config: RunConfig, classes: tuple[str, ...]) -> ModelDescription:

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnvideo.build import build_run_data, check_normalizer
+import torch
+
+from gnvideo.build import build_model, build_run_data, check_normalizer
 from gnvideo.comparison import (
     ComparisonResults,
     PlannedRun,
@@ -31,16 +33,21 @@ def run_compare(path: Path, overrides: Sequence[str]) -> None:
         InterruptedRunsError: a run failed; the report is written and lists it.
     """
     config = load_config(ComparisonConfig, path, overrides)
-    for name in config.grid.normalizers:
-        check_normalizer(name)
+    for normalizer in config.grid.normalizers:
+        check_normalizer(normalizer.name)
     runs = make_runs(config)
     for protocol in (
         runs[0].config.evaluation.protocol,
         runs[0].config.evaluation.monitor_protocol,
     ):
         get_protocol(protocol)
-    # What would fail every run alike fails here, before any of them starts.
-    build_run_data(runs[0].config.data)
+    # What would fail every run alike, or every run of a normalizer, fails here, before any of them
+    # starts.
+    data = build_run_data(runs[0].config.data)
+    networks = {(run.config.normalizer, run.config.data): run.config for run in runs}
+    for network in networks.values():
+        with torch.device("meta"):
+            build_model(network.model, network.normalizer, network.data, len(data.classes))
     slots = make_slots(len(runs), config.parallel_runs, _find_gpus(runs[0]), _count_cores())
     statuses = run_comparison(config, runs, _make_command, slots)
     _report(read_results(config.output))
@@ -75,8 +82,6 @@ def _find_gpus(run: PlannedRun) -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
-    import torch
-
     return [str(number) for number in range(torch.cuda.device_count())]
 
 

@@ -20,6 +20,7 @@ from gnvideo.build import (
     build_schedule,
     check_normalizer,
     describe_model,
+    load_initial_weights,
 )
 from gnvideo.build.loaders import build_train_loader
 from gnvideo.commands.environment import describe_environment
@@ -59,7 +60,9 @@ def run_train(config: RunConfig) -> None:
 def _run(config: RunConfig, device: torch.device) -> None:
     checkpoint = find_last_checkpoint(config.output)
     data = build_run_data(config.data, None if checkpoint is None else load_weights(checkpoint))
-    model = build_initialized_model(config, len(data.classes)).to(device)
+    model = build_initialized_model(config, len(data.classes))
+    initial = load_initial_weights(config, model, data.classes) if checkpoint is None else []
+    model.to(device)
     schedule, settings = build_schedule(config, len(data.train))
     clips_per_step = settings.compute_clips_per_step(distributed.get_world_size())
     if distributed.is_main_process():
@@ -68,6 +71,8 @@ def _run(config: RunConfig, device: torch.device) -> None:
     if data.class_note:
         _announce(data.class_note)
     _announce(_describe_run(config, data, model, settings, device))
+    for line in initial:
+        _announce(f"weights   {line}")
     monitor = Evaluator(config, data.val, data.classes, config.evaluation.monitor_protocol)
 
     def evaluate_curve(state: TrainingState) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Decides which conditions of a comparison are set against each other, and the sentence it finds.
+"""Decides which conditions of a comparison are set against each other, and in which order.
 
 A condition is a series (a normalizer, with the batch statistics it is evaluated with) in a setting
 (clip shape and clips per batch). The baseline is BatchNorm where the comparison has it.
@@ -10,31 +10,68 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gnvideo.comparison.results import ComparisonResults, RunResult
-from gnvideo.comparison.statistics import (
-    MIN_SEEDS,
-    NO_DIFFERENCE,
-    PairedDifference,
-    Summary,
-    compare_paired,
-    summarize,
-)
+from gnvideo.comparison.statistics import PairedDifference, Summary, compare_paired, summarize
+
+# More lines than these in one plot cannot be followed, whatever their colours and dashes.
+_MAX_LINES = 8
 
 _DISPLAY_NAMES = {
     "batch": "BatchNorm",
+    "sync_batch": "Synchronized BatchNorm",
+    "frozen_batch": "Frozen BatchNorm",
+    "sub_batch": "Sub-batch BatchNorm",
+    "batch_renorm": "Batch Renormalization",
+    "moving_average_batch": "Moving-average BatchNorm",
+    "batch_channel": "Batch-Channel Norm",
     "group": "GroupNorm",
     "layer": "LayerNorm",
     "instance": "InstanceNorm",
+    "group_ws": "GroupNorm + weight standardization",
+    "filter_response": "Filter Response Norm",
+    "evonorm_s0": "EvoNorm-S0",
+    "switchable": "Switchable Norm",
+    "rms_group": "RMS GroupNorm",
+    "weight_norm": "Weight Norm",
 }
 
 
+def get_kind(label: str) -> str:
+    """Returns the name of a label's normalizer, without settings."""
+    return label.partition("[")[0]
+
+
 def display_name(normalizer: str) -> str:
-    """Returns how reports write the normalizer called `normalizer` in configurations."""
-    return _DISPLAY_NAMES.get(normalizer, normalizer)
+    """Returns how reports write a normalizer's label, such as "GroupNorm (16 groups)".
+
+    Args:
+        normalizer: Such as "group" or "group[num_groups=16]".
+    """
+    name, _, settings = normalizer.partition("[")
+    shown = _DISPLAY_NAMES.get(name, name)
+    if not settings:
+        return shown
+    words = [_describe_setting(*text.split("=")) for text in settings.removesuffix("]").split(",")]
+    return f"{shown} ({', '.join(words)})"
+
+
+def _describe_setting(key: str, value: str) -> str:
+    if key == "num_groups":
+        return "1 group" if value == "1" else f"{value} groups"
+    if key == "channels_per_group" and value != "null":
+        return "1 channel per group" if value == "1" else f"{value} channels per group"
+    if key == "per_frame":
+        return "per frame" if value == "true" else "per clip"
+    return f"{key.replace('_', ' ')} {value}"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A normalizer, and whether it is evaluated with recomputed (precise) batch statistics."""
+    """A normalizer, and whether it is evaluated with recomputed (precise) batch statistics.
+
+    Attributes:
+        normalizer: The label of its runs.
+        precise: Whether with recomputed statistics.
+    """
 
     normalizer: str
     precise: bool = False
@@ -76,7 +113,19 @@ class Contrast:
 
 
 class Analysis:
-    """The conditions of a comparison and the statistics over their seeds."""
+    """The conditions of a comparison and the statistics over their seeds.
+
+    Attributes:
+        results: Of the comparison.
+        normalizers: Their labels. In the grid's order; where `is_ranked` the kind of normalizer
+            that reaches the highest mean in the first setting comes first, and the settings of one
+            kind stay in the grid's order.
+        settings: In order.
+        series: In the order of the normalizers, with running statistics before precise ones.
+        baseline: The label of the normalizer that the others are set against.
+        is_ranked: Whether series are told apart by rows instead of lines, since they are too many
+            for lines, or since every clip shape has one number of clips per batch.
+    """
 
     def __init__(self, results: ComparisonResults) -> None:
         self.results = results
@@ -84,26 +133,47 @@ class Analysis:
         for run in results.runs:
             data, training = run.config.data, run.config.training
             setting = Setting(data.num_frames, data.stride, training.clips_per_batch)
-            self._runs.setdefault((run.config.normalizer.name, setting), []).append(run)
-        found = dict.fromkeys(name for name, _ in self._runs)
+            self._runs.setdefault((run.label, setting), []).append(run)
+        found = dict.fromkeys(label for label, _ in self._runs)
         # The grid's order, whatever the order of the runs.
-        planned = [name for name in results.config.grid.normalizers if name in found]
-        self.normalizers = tuple(dict.fromkeys([*planned, *found]))
+        planned = [entry.label for entry in results.config.grid.normalizers if entry.label in found]
         self.settings = tuple(sorted({setting for _, setting in self._runs}))
+        self.normalizers = tuple(dict.fromkeys([*planned, *found]))
+        self.baseline = next(
+            (label for label in self.normalizers if get_kind(label) == "batch"),
+            self.normalizers[0],
+        )
+        self.series = self._list_series()
+        self.is_ranked = len(self.series) > _MAX_LINES or len(self.clip_shapes) == len(
+            self.settings
+        )
+        if self.is_ranked:
+            self.normalizers = self._rank_normalizers()
+            self.series = self._list_series()
+
+    def _list_series(self) -> tuple[Series, ...]:
         with_precise = {
-            run.config.normalizer.name for run in results.runs if run.precise_evaluation is not None
+            run.label for run in self.results.runs if run.precise_evaluation is not None
         }
-        self.series = tuple(
-            Series(name, precise)
-            for name in self.normalizers
+        return tuple(
+            Series(label, precise)
+            for label in self.normalizers
             for precise in (False, True)
-            if not precise or name in with_precise
+            if not precise or label in with_precise
         )
 
-    @property
-    def baseline(self) -> str:
-        """The normalizer that the others are set against."""
-        return "batch" if "batch" in self.normalizers else self.normalizers[0]
+    def _rank_normalizers(self) -> tuple[str, ...]:
+        best: dict[str, float] = {}
+        for series in self.series:
+            summary = self.summarize(series, self.settings[0])
+            if summary is not None:
+                kind = get_kind(series.normalizer)
+                best[kind] = max(summary.mean, best.get(kind, 0.0))
+        kinds = dict.fromkeys(map(get_kind, self.normalizers))
+        ranked = sorted(kinds, key=lambda kind: best.get(kind, -1.0), reverse=True)
+        return tuple(
+            label for kind in ranked for label in self.normalizers if get_kind(label) == kind
+        )
 
     @property
     def clip_shapes(self) -> tuple[tuple[int, int], ...]:
@@ -159,6 +229,27 @@ class Analysis:
             if baseline.normalizer == self.baseline
         ]
 
+    def find_best(self, setting: Setting) -> Series | None:
+        """Returns the series with the highest mean; None where no run has finished.
+
+        One with an interval comes before all without: a lucky seed of few is no best normalizer.
+        """
+        summaries = [
+            (summary.margin is not None, summary.mean, series)
+            for series in self.series
+            if (summary := self.summarize(series, setting)) is not None
+        ]
+        return max(summaries, key=lambda found: found[:2], default=(False, 0.0, None))[2]
+
+    def contrast_best(self, setting: Setting) -> list[Contrast]:
+        """Returns each series that was run against the one with the highest mean."""
+        best = self.find_best(setting)
+        return [
+            self.contrast((series, setting), (best, setting))
+            for series in self.series
+            if best is not None and series != best and self.list_runs(series.normalizer, setting)
+        ]
+
     def contrast_batches(self) -> list[Contrast]:
         """Returns each series with fewer clips per batch against itself with the most."""
         return [
@@ -167,84 +258,6 @@ class Analysis:
             for series in self.series
             for setting in settings[:-1]
         ]
-
-
-def compose_finding(analysis: Analysis) -> str:
-    """Returns what the comparison found, in one sentence with its numbers.
-
-    It sets the first normalizer that is not the baseline (GroupNorm where there is one) against the
-    baseline, at the fewest clips per batch and at the most, for the first clip shape. Where the
-    baseline's precise statistics change the verdict the sentence says so, so that no gain is
-    claimed that recomputing statistics would give.
-    """
-    others = [name for name in analysis.normalizers if name != analysis.baseline]
-    settings = analysis.list_settings(analysis.clip_shapes[0])
-    if not others:
-        name = display_name(analysis.baseline)
-        return f"{name} alone was run: there is nothing to compare it with."
-    series = Series("group" if "group" in others else others[0])
-    clauses = [
-        f"with {format_clips(setting.clips_per_batch)} per batch"
-        f" {_describe_contrast(analysis, series, setting)}"
-        for setting in dict.fromkeys([settings[0], settings[-1]])
-    ]
-    sentence = "; ".join(clauses)
-    return f"{sentence[0].upper()}{sentence[1:]}."
-
-
-def _describe_contrast(analysis: Analysis, series: Series, setting: Setting) -> str:
-    baseline = Series(analysis.baseline)
-    precise = Series(analysis.baseline, precise=True)
-    difference = analysis.contrast((series, setting), (baseline, setting)).difference
-    against_precise = analysis.contrast((series, setting), (precise, setting)).difference
-    summary = difference.summary
-    if summary is None or summary.margin is None:
-        text = f"nothing can be said about {series.label} and {baseline.label}: "
-        num_seeds = 0 if summary is None else summary.num_seeds
-        so_far = "" if summary is None else f" (so far {format_signed(summary.mean)} points)"
-        return f"{text}{num_seeds} of the {MIN_SEEDS} seeds that a verdict needs{so_far}"
-    numbers = f"{format_signed(summary.mean)} points, {format_interval(summary)}"
-    if difference.is_decided:
-        above = "above" if difference.verdict == "higher" else "below"
-        text = f"{series.label} is {abs(summary.mean):.1f} points {above} {baseline.label}"
-        text += f" ({format_interval(summary)})"
-    elif difference.verdict == NO_DIFFERENCE:
-        text = f"no difference between {series.label} and {baseline.label} is shown ({numbers})"
-    else:
-        text = (
-            f"{series.label} and {baseline.label} differ by {format_signed(summary.mean)} points at"
-            " every seed, too alike for a verdict"
-        )
-    if against_precise.summary is not None and against_precise.verdict != difference.verdict:
-        verdict = f"{against_precise.verdict}: {format_signed(against_precise.summary.mean)}"
-        interval = format_interval(against_precise.summary)
-        text += f", but against its precise statistics {verdict} ({interval})"
-    return text
-
-
-def describe_precise(analysis: Analysis) -> str | None:
-    """Returns the difference to the baseline's precise statistics, in a sentence; None without."""
-    precise = Series(analysis.baseline, precise=True)
-    others = [name for name in analysis.normalizers if name != analysis.baseline]
-    if precise not in analysis.series or not others:
-        return None
-    series = Series("group" if "group" in others else others[0])
-    settings = analysis.list_settings(analysis.clip_shapes[0])
-    parts: list[str] = []
-    for setting in dict.fromkeys([settings[0], settings[-1]]):
-        difference = analysis.contrast((series, setting), (precise, setting)).difference
-        if difference.summary is not None:
-            parts.append(
-                f"{format_signed(difference.summary.mean)} points with"
-                f" {format_clips(setting.clips_per_batch)} ({format_interval(difference.summary)};"
-                f" {difference.verdict})"
-            )
-    if not parts:
-        return None
-    return (
-        f"Against {display_name(analysis.baseline)} with statistics recomputed after training"
-        f" (precise), {series.label} is at {' and '.join(parts)}."
-    )
 
 
 def format_clips(count: int) -> str:

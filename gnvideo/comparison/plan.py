@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from gnvideo.config import ComparisonConfig, RunConfig, make_config
+from gnvideo.config import (
+    ComparisonConfig,
+    GridNormalizer,
+    NormalizerConfig,
+    RunConfig,
+    make_config,
+    make_normalizer_label,
+)
 from gnvideo.errors import ConfigError
 
 _KEYS_OF_THE_GRID = (
@@ -20,21 +27,21 @@ _KEYS_OF_THE_GRID = (
 )
 _KEYS_OF_CLIP_SHAPES = ("data.num_frames", "data.stride")
 
-VARIED_KEYS = frozenset(_KEYS_OF_THE_GRID + _KEYS_OF_CLIP_SHAPES)
-"""The only keys of a run configuration in which two runs of a comparison may differ."""
-
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
     """One run of a comparison.
 
     Attributes:
-        name: Says normalizer, clip shape, clips per batch and seed: `group_8f2_4clips_seed0`.
+        name: Says normalizer, clip shape, clips per batch and seed: `group_8f2_4clips_seed0`, or
+            `group-num_groups=16_8f2_4clips_seed0`.
+        label: Of the normalizer: `group`, or `group[num_groups=16]`.
         config: The complete configuration; its `output` is `folder`.
         folder: `<comparison folder>/runs/<name>`.
     """
 
     name: str
+    label: str
     config: RunConfig
     folder: Path
 
@@ -51,11 +58,12 @@ def make_runs(config: ComparisonConfig) -> list[PlannedRun]:
     optimizer's batch, and with it the learning rate, is the same for all.
 
     Raises:
-        ConfigError: `base` holds a key that the grid sets, or is no valid run configuration.
+        ConfigError: `base` holds a key that the grid sets, or is no valid run configuration, or two
+            normalizers of the grid are the same one.
     """
     _check_base(config)
     grid = config.grid
-    return [
+    runs = [
         _make_run(config, normalizer, shape, clips, seed)
         for seed in grid.seeds
         for clips in sorted(grid.clips_per_batch)
@@ -64,6 +72,48 @@ def make_runs(config: ComparisonConfig) -> list[PlannedRun]:
         )
         for normalizer in grid.normalizers
     ]
+    labels: dict[NormalizerConfig, str] = {}
+    for run in runs:
+        first = labels.setdefault(run.config.normalizer, run.label)
+        if first != run.label:
+            raise ConfigError(
+                f"grid.normalizers holds {first} and {run.label}, which are the same with the"
+                " settings of base.normalizer; remove one of them"
+            )
+    return runs
+
+
+def list_varied_keys(config: ComparisonConfig) -> frozenset[str]:
+    """Returns the only keys of a run configuration in which two runs of a comparison may differ."""
+    settings = {
+        f"normalizer.{key}"
+        for normalizer in config.grid.normalizers
+        for key in normalizer.list_settings()
+    }
+    return frozenset((*_KEYS_OF_THE_GRID, *_KEYS_OF_CLIP_SHAPES, *settings))
+
+
+def label_normalizer(
+    config: ComparisonConfig, planned: Sequence[PlannedRun], normalizer: NormalizerConfig
+) -> str:
+    """Returns the label of a run that may be of another plan.
+
+    Args:
+        config: Of the comparison.
+        planned: Its runs; a normalizer of theirs has their label, another one is named by the
+            settings in which it differs from `base.normalizer`.
+        normalizer: Of the run.
+    """
+    labels = {run.config.normalizer: run.label for run in planned}
+    if normalizer in labels:
+        return labels[normalizer]
+    base = make_config(NormalizerConfig, config.base.get("normalizer", {}))
+    settings = {
+        key: value
+        for key, value in normalizer.model_dump(mode="json", exclude={"name"}).items()
+        if value != getattr(base, key)
+    }
+    return make_normalizer_label(normalizer.name, settings)
 
 
 def _check_base(config: ComparisonConfig) -> None:
@@ -91,13 +141,13 @@ def _check_base(config: ComparisonConfig) -> None:
 
 def _make_run(
     config: ComparisonConfig,
-    normalizer: str,
+    normalizer: GridNormalizer,
     clip_shape: tuple[int, int] | None,
     clips_per_batch: int,
     seed: int,
 ) -> PlannedRun:
     values = copy.deepcopy(config.base)
-    _section(values, "normalizer")["name"] = normalizer
+    _section(values, "normalizer").update(name=normalizer.name, **normalizer.list_settings())
     training = _section(values, "training")
     training["clips_per_batch"] = clips_per_batch
     training["accumulation_steps"] = (
@@ -112,11 +162,17 @@ def _make_run(
     run_config = make_config(RunConfig, values, source="base of the comparison")
     data_config = run_config.data
     name = (
-        f"{normalizer}_{data_config.num_frames}f{data_config.stride}"
+        f"{_make_file_name(normalizer.label)}_{data_config.num_frames}f{data_config.stride}"
         f"_{clips_per_batch}clips_seed{seed}"
     )
     folder = config.output / "runs" / name
-    return PlannedRun(name, run_config.model_copy(update={"output": folder}), folder)
+    run_config = run_config.model_copy(update={"output": folder})
+    return PlannedRun(name, normalizer.label, run_config, folder)
+
+
+def _make_file_name(label: str) -> str:
+    """Returns "group-num_groups=16" for "group[num_groups=16]": no shell or disk minds it."""
+    return label.translate(str.maketrans({"[": "-", ",": "-", "]": None}))
 
 
 def _section(values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from gnvideo.atomic_file import write_text_atomic
-from gnvideo.comparison.plan import VARIED_KEYS, PlannedRun, make_runs
+from gnvideo.comparison.plan import PlannedRun, label_normalizer, list_varied_keys, make_runs
 from gnvideo.comparison.run_folder import (
     flatten,
     read_evaluation,
@@ -56,6 +56,7 @@ class RunResult:
 
     Attributes:
         name: Of the run folder.
+        label: Of the normalizer and the settings that the grid gives it.
         config: The run's complete configuration.
         status: "finished", "failed: <reason>", "interrupted" or "not started".
         evaluation: The final evaluation's JSON (running statistics, or none in use); None unless
@@ -69,6 +70,7 @@ class RunResult:
     """
 
     name: str
+    label: str
     config: RunConfig
     status: str
     evaluation: dict[str, Any] | None
@@ -115,7 +117,8 @@ class ComparisonResults:
         Empty in a fair comparison; another plan's runs in the same folder would show here.
         """
         values = _find_differences([flatten(run.config) for run in self.runs])
-        return {key: found for key, found in values.items() if key not in VARIED_KEYS}
+        varied = list_varied_keys(self.config)
+        return {key: found for key, found in values.items() if key not in varied}
 
     def find_data_differences(self) -> dict[str, list[Any]]:
         """Returns what was evaluated where finished runs differ in it: videos, views, coverage."""
@@ -146,11 +149,12 @@ def read_results(folder: Path) -> ComparisonResults:
     config = load_config(ComparisonConfig, config_path).model_copy(update={"output": folder})
     planned = make_runs(config)
     names = {run.name for run in planned}
-    others = [
-        PlannedRun(path.parent.name, load_config(RunConfig, path), path.parent)
-        for path in sorted(folder.glob("runs/*/config.yaml"))
-        if path.parent.name not in names
-    ]
+    others: list[PlannedRun] = []
+    for path in sorted(folder.glob("runs/*/config.yaml")):
+        if path.parent.name not in names:
+            found = load_config(RunConfig, path)
+            label = label_normalizer(config, planned, found.normalizer)
+            others.append(PlannedRun(path.parent.name, label, found, path.parent))
     return ComparisonResults(folder, config, tuple(_read_run(run) for run in [*planned, *others]))
 
 
@@ -185,6 +189,7 @@ def _read_run(run: PlannedRun) -> RunResult:
     is_finished = status == "finished"
     return RunResult(
         name=run.name,
+        label=run.label,
         config=config,
         status=status,
         evaluation=read_evaluation(run.folder, config) if is_finished else None,
@@ -216,7 +221,7 @@ def _reduce(
 def _make_row(run: RunResult) -> dict[str, Any]:
     config = run.config
     row = {
-        "normalizer": config.normalizer.name,
+        "normalizer": run.label,
         "frames": config.data.num_frames,
         "stride": config.data.stride,
         "clips_per_batch": config.training.clips_per_batch,

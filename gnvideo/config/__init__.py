@@ -6,11 +6,13 @@ from gnvideo.config.sections import (
     DataConfig,
     EvaluationConfig,
     GridConfig,
+    GridNormalizer,
     ModelConfig,
     NormalizerConfig,
     RunConfig,
     StrictConfig,
     TrainingConfig,
+    make_normalizer_label,
 )
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "GridConfig",
+    "GridNormalizer",
     "ModelConfig",
     "NormalizerConfig",
     "RunConfig",
@@ -26,4 +29,5 @@ __all__ = [
     "dump_config",
     "load_config",
     "make_config",
+    "make_normalizer_label",
 ]

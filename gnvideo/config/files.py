@@ -66,7 +66,8 @@ def make_config(
         # string for a number.
         return config_class.model_validate_json(json.dumps(merged, default=str))
     except ValidationError as error:
-        described = "; ".join(_describe(config_class, detail) for detail in error.errors())
+        details = [detail for detail in error.errors() if not _follows(detail, error.errors())]
+        described = "; ".join(_describe(config_class, detail) for detail in details)
         raise ConfigError(f"{source}: {described}") from None
 
 
@@ -123,6 +124,14 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     section[last] = _parse_yaml(text, f"override {override!r}")
 
 
+def _follows(detail: ErrorDetails, others: Sequence[ErrorDetails]) -> bool:
+    """Returns whether a list lacks items only because those that it has are wrong."""
+    length = len(detail["loc"])
+    return detail["type"] == "too_short" and any(
+        len(other["loc"]) > length and other["loc"][:length] == detail["loc"] for other in others
+    )
+
+
 def _describe(config_class: type[StrictConfig], detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
@@ -140,7 +149,8 @@ def _describe(config_class: type[StrictConfig], detail: ErrorDetails) -> str:
 
 def _section_fields(config_class: type[StrictConfig], parents: Sequence[str]) -> Sequence[str]:
     section: type[BaseModel] = config_class
-    for parent in parents:
+    # A number is a place in a list, whose sections are all of one class.
+    for parent in (name for name in parents if not name.isdigit()):
         annotation = section.model_fields[parent].annotation
         candidates = [annotation, *get_args(annotation)]
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))

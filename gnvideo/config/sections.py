@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(gt=0)]
@@ -129,6 +131,10 @@ class DataConfig(StrictConfig):
 class TrainingConfig(StrictConfig):
     """The optimization. Clips per batch are per device: what batch statistics see."""
 
+    initial_weights: Path | None = Field(
+        default=None,
+        description="start from these, of any project or a run; null: from the seed alone",
+    )
     clips_per_batch: int = Field(default=8, ge=1)
     accumulation_steps: int = Field(
         default=1, ge=1, description="batches whose gradients are summed for one step"
@@ -200,10 +206,65 @@ class RunConfig(StrictConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+class GridNormalizer(NormalizerConfig):
+    """A normalizer of a grid: a name, or a mapping of the name and settings other than base's.
+
+    In YAML `batch` or `{name: group, num_groups: 16}`. Settings that are not given are those of
+    `base.normalizer`.
+    """
+
+    name: str = Field()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"name": value}
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{value!r} is no normalizer; write its name, or a mapping such as"
+                " {name: group, num_groups: 16}"
+            )
+        return cast(object, value)
+
+    @model_serializer
+    def _write_what_is_given(self) -> str | dict[str, Any]:
+        settings = self.list_settings()
+        return {"name": self.name, **settings} if settings else self.name
+
+    def list_settings(self) -> dict[str, Any]:
+        """Returns the settings that are given, in the order of `NormalizerConfig`."""
+        return {
+            key: getattr(self, key)
+            for key in NormalizerConfig.model_fields
+            if key in self.model_fields_set and key != "name"
+        }
+
+    @property
+    def label(self) -> str:
+        """See `make_normalizer_label`."""
+        return make_normalizer_label(self.name, self.list_settings())
+
+
+def make_normalizer_label(name: str, settings: Mapping[str, Any]) -> str:
+    """Returns what tells the runs of a normalizer apart from others, such as "batch".
+
+    With settings: "group[num_groups=16]", or "group[num_groups=16,eps=0.001]". Equal labels mean
+    equal names and settings.
+    """
+    if not settings:
+        return name
+    return f"{name}[{','.join(f'{key}={json.dumps(value)}' for key, value in settings.items())}]"
+
+
 class GridConfig(StrictConfig):
     """What a comparison varies; every combination is one run."""
 
-    normalizers: tuple[str, ...] = Field(default=("batch", "group"), min_length=1)
+    normalizers: tuple[GridNormalizer, ...] = Field(
+        default=(GridNormalizer(name="batch"), GridNormalizer(name="group")),
+        min_length=1,
+        description="names, or mappings of a name and settings other than base.normalizer's",
+    )
     clips_per_batch: tuple[Count, ...] = Field(default=(8, 4), min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     clip_shapes: tuple[tuple[Count, Count], ...] = Field(
@@ -212,10 +273,15 @@ class GridConfig(StrictConfig):
 
     @model_validator(mode="after")
     def _values_are_distinct(self) -> Self:
-        for name in ("normalizers", "clips_per_batch", "seeds", "clip_shapes"):
-            values = getattr(self, name)
+        distinct = {
+            "normalizers": [normalizer.label for normalizer in self.normalizers],
+            "clips_per_batch": list(self.clips_per_batch),
+            "seeds": list(self.seeds),
+            "clip_shapes": list(self.clip_shapes),
+        }
+        for name, values in distinct.items():
             if len(set(values)) != len(values):
-                raise ValueError(f"{name} is {list(values)}; a value stands there twice")
+                raise ValueError(f"{name} is {values}; a value stands there twice")
         return self
 
 

@@ -34,11 +34,12 @@ __all__ = [
 # Each is called as (num_classes, make_normalizer, **settings).
 MODELS: Mapping[str, Callable[..., VideoClassifier]] = MappingProxyType(
     {
-        **{f"i3d_r{depth}": functools.partial(make_i3d, depth, False) for depth in (50, 101)},
+        **{f"i3d_r{depth}": functools.partial(make_i3d, depth, "dense") for depth in (50, 101)},
         **{
-            f"i3d_r{depth}_8x8": functools.partial(make_i3d, depth, True, num_frames=8)
+            f"i3d_r{depth}_8x8": functools.partial(make_i3d, depth, "sparse", num_frames=8)
             for depth in (50, 101)
         },
+        "i3d_r50_mmaction2": functools.partial(make_i3d, 50, "mmaction2"),
         "inception_i3d": make_inception_i3d,
         **{
             f"resnet3d_{depth}": functools.partial(make_resnet3d, depth)

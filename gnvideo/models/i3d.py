@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -45,14 +45,23 @@ _DEPTHS: Mapping[int, _Layout] = MappingProxyType(
     }
 )
 
-# conv1 and maxpool1, for many frames close together and for few frames far apart.
-_DENSE_STEM = (
-    Window((5, 7, 7), (2, 2, 2), (2, 3, 3)),
-    Window((2, 3, 3), (2, 2, 2), (0, 0, 0)),
-)
-_SPARSE_STEM = (
-    Window((5, 7, 7), (1, 2, 2), (2, 3, 3)),
-    Window((1, 3, 3), (1, 2, 2), (0, 0, 0)),
+# conv1 and maxpool1: for many frames close together, for few frames far apart, and as mmaction2 has
+# them for many.
+_STEMS: Mapping[str, tuple[Window, Window]] = MappingProxyType(
+    {
+        "dense": (
+            Window((5, 7, 7), (2, 2, 2), (2, 3, 3)),
+            Window((2, 3, 3), (2, 2, 2), (0, 0, 0)),
+        ),
+        "sparse": (
+            Window((5, 7, 7), (1, 2, 2), (2, 3, 3)),
+            Window((1, 3, 3), (1, 2, 2), (0, 0, 0)),
+        ),
+        "mmaction2": (
+            Window((5, 7, 7), (2, 2, 2), (2, 3, 3)),
+            Window((1, 3, 3), (2, 2, 2), (0, 1, 1)),
+        ),
+    }
 )
 _MAXPOOL2 = Window((2, 1, 1), (2, 1, 1), (0, 0, 0))
 _STAGE = Window((1, 3, 3), (1, 2, 2), (0, 1, 1))
@@ -60,7 +69,7 @@ _STAGE = Window((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
 def make_i3d(
     depth: int,
-    is_sparse: bool,
+    stem: Literal["dense", "sparse", "mmaction2"],
     num_classes: int,
     make_normalizer: NormalizerFactory,
     *,
@@ -77,8 +86,10 @@ def make_i3d(
 
     Args:
         depth: 50 or 101.
-        is_sparse: Whether the first two layers leave the frames as many as they are, for clips of
-            few frames far apart (8 frames, one of 8); all shapes of weights stay.
+        stem: The first two layers; all shapes of weights are equal. "dense" is the paper's.
+            "sparse" leaves the frames as many as they are, for clips of few frames far apart (8
+            frames, one of 8). "mmaction2" pools as mmaction2's I3D does, whose weights compute the
+            same here.
         num_classes: The number of classes.
         make_normalizer: Makes every normalizer of the network.
         width: Channels of the first convolution; all others in proportion.
@@ -94,6 +105,7 @@ def make_i3d(
     Source: Wang et al., "Non-local Neural Networks", CVPR 2018, arXiv:1711.07971; layer sizes, the
         sparse form and the places of non-local blocks as in its published code (first pooling 2x3x3
         and second 2x1x1, both without padding; table 1 of the paper prints other kernels).
+        https://github.com/open-mmlab/mmaction2, models/backbones/resnet3d.py, release 1.2.0.
     """
     if depth not in _DEPTHS:
         raise ModelError(f"depth is {depth}; an i3d has depth {' or '.join(map(str, _DEPTHS))}")
@@ -105,7 +117,7 @@ def make_i3d(
     )
     return I3DResNet(
         _DEPTHS[depth],
-        _SPARSE_STEM if is_sparse else _DENSE_STEM,
+        _STEMS[stem],
         num_classes,
         make_normalizer,
         width,

@@ -98,7 +98,7 @@ class CheckpointFolder:
         partial = self._folder / f"{_PARTIAL_PREFIX}{final.name}"
         # Made in memory first: on a full disk a plain write fails with a plain OSError, where the
         # writers of safetensors and torch each fail in their own way.
-        weights = self._serialize_weights(model, step)
+        weights = serialize_weights(model, self._description, step)
         state = io.BytesIO()
         torch.save(dict(training_state), state)
         try:
@@ -129,20 +129,26 @@ class CheckpointFolder:
                 shutil.rmtree(earlier, ignore_errors=True)
         return final
 
-    def _serialize_weights(self, model: nn.Module, step: int) -> bytes:
-        # safetensors takes neither channels-last strides nor tensors of another device's memory.
-        tensors = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-        }
-        metadata = {
-            "classes": json.dumps(self._description.classes, ensure_ascii=False),
-            "input_recipe": json.dumps(dict(self._description.input_recipe)),
-            "model": json.dumps(dict(self._description.model)),
-            "normalizer": json.dumps(dict(self._description.normalizer)),
-            "step": str(step),
-            "gnvideo_version": gnvideo.__version__,
-        }
-        return safetensors.torch.save(tensors, metadata)
+
+def serialize_weights(model: nn.Module, description: ModelDescription, step: int) -> bytes:
+    """Returns the content of a file that `load_weights` reads: the model's whole state dict."""
+    # safetensors takes neither channels-last strides nor tensors of another device's memory.
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    return safetensors.torch.save(tensors, make_metadata(description, step))
+
+
+def make_metadata(description: ModelDescription, step: int) -> dict[str, str]:
+    """Returns what stands beside weights in a file of any format: JSON texts by name."""
+    return {
+        "classes": json.dumps(description.classes, ensure_ascii=False),
+        "input_recipe": json.dumps(dict(description.input_recipe)),
+        "model": json.dumps(dict(description.model)),
+        "normalizer": json.dumps(dict(description.normalizer)),
+        "step": str(step),
+        "gnvideo_version": gnvideo.__version__,
+    }
 
 
 def find_last_checkpoint(run_folder: Path) -> Path | None:
@@ -157,7 +163,7 @@ def load_weights(path: Path) -> LoadedWeights:
     Raises:
         CheckpointError: there is none, it is damaged, or it was not written by gnvideo.
     """
-    file = _find_weights_file(path)
+    file = find_weights_file(path)
     try:
         # `get_tensor` copies nothing until asked, and checks the file's length at opening.
         with safetensors.safe_open(str(file), framework="pt") as opened:
@@ -234,7 +240,12 @@ def load_into_model(model: nn.Module, weights: LoadedWeights) -> None:
     model.load_state_dict(weights.tensors)
 
 
-def _find_weights_file(path: Path) -> Path:
+def find_weights_file(path: Path) -> Path:
+    """Returns the file of weights at `path`: a run folder, a checkpoint's folder or any file.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if path.is_file():
         return path
     if (path / WEIGHTS_NAME).is_file():

@@ -18,6 +18,21 @@ ComparisonMaker = Callable[..., ComparisonConfig]
 FolderWriter = Callable[[ComparisonConfig], list[PlannedRun]]
 RunWriter = Callable[..., None]
 
+WITH_RUNNING_STATISTICS = (
+    *("batch", "sync_batch", "sub_batch", "batch_renorm", "moving_average_batch"),
+    *("batch_channel", "switchable"),
+)
+# What one clip per batch costs, in points, where it is not the usual.
+LOSSES = {
+    "batch": 14.0,
+    "sync_batch": 14.0,
+    "frozen_batch": 20.0,
+    "sub_batch": 18.0,
+    "batch_renorm": 9.0,
+    "moving_average_batch": 6.0,
+    "instance": 5.0,
+    "weight_norm": 11.0,
+}
 COVERAGE = {
     "asked": 210,
     "present": 200,
@@ -28,9 +43,9 @@ COVERAGE = {
 
 
 def compute_accuracy(normalizer: str, clips: int, seed: int) -> float:
-    """Returns an accuracy that falls with the clips for BatchNorm and not for GroupNorm."""
+    """Returns an accuracy that falls with the clips for BatchNorm and less for all others."""
     noise = random.Random(f"{normalizer} {clips} {seed}").gauss(0, 1.1)
-    loss = 14 / clips if normalizer == "batch" else 1.2 / clips
+    loss = LOSSES.get(normalizer, 1.2) / clips
     return round(2 * (71 + (0.6 if normalizer == "batch" else 0) - loss + noise)) / 2
 
 
@@ -87,7 +102,7 @@ def write_run_folder(
     normalizer = run.config.normalizer.name
     clips = run.config.training.clips_per_batch
     if accuracy is None:
-        accuracy = compute_accuracy(normalizer, clips, run.config.seed)
+        accuracy = compute_accuracy(run.label, clips, run.config.seed)
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "config.yaml").write_text(dump_config(run.config))
     (run.folder / "environment.json").write_text(
@@ -117,7 +132,7 @@ def write_run_folder(
         ]
     if is_done:
         events.append({"event": "end", "step": 320 // clips * num_epochs})
-        has_statistics = normalizer == "batch"
+        has_statistics = normalizer in WITH_RUNNING_STATISTICS
         records = {
             run.config.evaluation.protocol: make_evaluation(
                 run, accuracy, "running" if has_statistics else "none"

@@ -8,12 +8,22 @@ import pytest
 from rich.console import Console
 
 from gnvideo.comparison import make_runs, print_summary_table, read_results, write_report
-from gnvideo.comparison.analysis import Analysis, Series, Setting, compose_finding, format_signed
+from gnvideo.comparison.analysis import (
+    Analysis,
+    Series,
+    Setting,
+    display_name,
+    format_signed,
+)
+from gnvideo.comparison.finding import compose_finding
+from gnvideo.comparison.report.dots import make_dot_figure
 from gnvideo.comparison.report.figures import make_accuracy_figure, make_curve_figure
 from gnvideo.comparison.report.paper import TABLE_8
 from gnvideo.comparison.run_folder import STATUS_FILE
 from gnvideo.config import dump_config
+from gnvideo.layers import NORMALIZERS
 
+MINUS = "\N{MINUS SIGN}"
 SECTIONS = [
     "Accuracy by clips per batch",
     "Differences, paired by seed",
@@ -38,7 +48,7 @@ def set_accuracies(make_comparison, write_run, write_comparison):
         config = make_comparison(*overrides)
         write_comparison(config)
         for run in make_runs(config):
-            key = run.config.normalizer.name, run.config.training.clips_per_batch
+            key = run.label, run.config.training.clips_per_batch
             write_run(run, accuracy=accuracies[key][run.config.seed])
         return config
 
@@ -86,6 +96,141 @@ def test_the_finding_says_nothing_from_two_seeds(set_accuracies):
         "With 1 clip per batch nothing can be said about GroupNorm and BatchNorm:"
         " 2 of the 3 seeds that a verdict needs (so far +9.5 points);"
     )
+
+
+MANY = "grid.normalizers=[batch, group, layer, instance, {name: group, num_groups: 1}]"
+ONE_CLIP = {
+    ("batch", 1): (60, 61, 62),
+    ("group", 1): (66, 67.5, 68),
+    ("layer", 1): (69, 71, 71.5),
+    ("instance", 1): (68, 71.5, 71.5),
+    ("group[num_groups=1]", 1): (66, 68, 67.5),
+}
+
+
+def test_the_finding_of_many_names_the_best_its_equals_and_where_group_norm_loses(set_accuracies):
+    config = set_accuracies(ONE_CLIP, MANY, "grid.clips_per_batch=[1]")
+    assert read_finding(config) == (
+        "With 1 clip per batch LayerNorm has the highest mean video top-1 of the 6 compared"
+        " (70.5 %); no difference from it is shown for InstanceNorm; 4 are lower, GroupNorm among"
+        f" them by 3.3 points (95 % interval {MINUS}4.1 to {MINUS}2.6)."
+        " GroupNorm is 6.2 points above BatchNorm (95 % interval +5.4 to +6.9)."
+    )
+
+
+def test_the_finding_of_many_says_what_changes_at_the_most_clips(set_accuracies):
+    same = {(label, 8): (70.0, 71.0, 71.5) for label, _ in ONE_CLIP}
+    same["batch", 8] = (75.0, 75.5, 77.0)
+    config = set_accuracies(ONE_CLIP | same, MANY)
+    text = write_report(read_results(config.output)).with_name("report.md").read_text()
+    title, lede = text.split("\n\n")[:2]
+    assert "With 1 clip per batch LayerNorm has the highest mean" in title
+    # write_run lifts precise statistics by a quarter of a point at 8 clips.
+    best = "BatchNorm with precise statistics"
+    assert f"With 8 clips per batch {best} has the highest mean video top-1 of the 6" in lede
+    assert "4 are lower, GroupNorm among them by" in lede
+    assert "lower" not in title.partition(";")[0]
+
+
+def test_the_finding_of_many_names_few_and_counts_the_others(make_comparison, write_run):
+    names = ", ".join(f"{{name: group, num_groups: {groups}}}" for groups in range(1, 10))
+    config = make_comparison(f"grid.normalizers=[{names}]", "grid.clips_per_batch=[2]")
+    for run in make_runs(config):
+        groups, seed = run.config.normalizer.num_groups, run.config.seed
+        write_run(run, accuracy=70 + groups / 100 + (seed * groups % 7))
+    (config.output / "config.yaml").write_text(dump_config(config))
+    finding = read_finding(config)
+    assert re.search(r"shown for GroupNorm \(1 group\), ([^,]+, ){2}[^,]+ and 4 others\.$", finding)
+    assert finding.count("GroupNorm (") == 5
+
+
+def test_one_lucky_seed_is_not_the_best_of_many(set_accuracies, write_run):
+    config = set_accuracies(ONE_CLIP, MANY, "grid.clips_per_batch=[1]")
+    lucky, *others = [run for run in make_runs(config) if run.label == "instance"]
+    write_run(lucky, accuracy=99)
+    for run in others:
+        write_run(run, num_epochs=2, is_done=False)
+    finding = read_finding(config)
+    assert finding.startswith("With 1 clip per batch LayerNorm has the highest mean")
+    assert "1 lacks the 3 finished seeds that a verdict needs" in finding
+
+
+def test_nothing_is_found_among_many_from_two_seeds(make_comparison, write_comparison):
+    config = make_comparison(MANY, "grid.seeds=[0, 1]", "grid.clips_per_batch=[2]")
+    write_comparison(config)
+    finding = read_finding(config)
+    assert "so far; a verdict needs 3 seeds that finished" in finding
+    assert "lower" not in finding
+
+
+def test_a_series_has_its_settings_in_its_name():
+    assert display_name("group") == "GroupNorm"
+    assert display_name("group[num_groups=1]") == "GroupNorm (1 group)"
+    assert display_name("group[num_groups=16,per_frame=true]") == (
+        "GroupNorm (16 groups, per frame)"
+    )
+    assert display_name("instance[channels_per_group=null,eps=1e-05]") == (
+        "InstanceNorm (channels per group null, eps 1e-05)"
+    )
+    assert display_name("new[momentum=0.5]") == "new (momentum 0.5)"
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_reports_write_every_normalizer_as_a_name(name):
+    assert display_name(name)[0].isupper()
+    assert "_" not in display_name(name)
+
+
+def test_the_baseline_is_batch_norm_or_else_the_grids_first(make_comparison, write_comparison):
+    names = "{name: group, num_groups: 8}, {name: group, num_groups: 4}"
+    config = make_comparison(f"grid.normalizers=[{names}]", "grid.clips_per_batch=[2]")
+    write_comparison(config)
+    assert Analysis(read_results(config.output)).baseline == "group[num_groups=8]"
+    config = make_comparison(f"grid.normalizers=[{names}, {{name: batch, momentum: 0.5}}]")
+    write_comparison(config)
+    assert Analysis(read_results(config.output)).baseline == "batch[momentum=0.5]"
+
+
+def test_many_series_are_ranked_and_the_settings_of_one_normalizer_keep_their_order(
+    set_accuracies,
+):
+    config = set_accuracies(ONE_CLIP, MANY, "grid.clips_per_batch=[1]")
+    analysis = Analysis(read_results(config.output))
+    assert analysis.is_ranked
+    labels = ["layer", "instance", "group", "group[num_groups=1]", "batch"]
+    assert list(analysis.normalizers) == labels
+    assert [series.normalizer for series in analysis.series] == [*labels, "batch"]
+    figure = make_dot_figure(analysis, Setting(8, 2, 1), (0, 100))
+    rows = figure["layout"]["yaxis"]["categoryarray"]
+    assert rows == [
+        *("LayerNorm", "InstanceNorm", "GroupNorm", "GroupNorm<br>(1 group)", "BatchNorm"),
+        "BatchNorm<br>precise statistics",
+    ]
+    seeds, means = figure["data"]
+    assert means["y"] == rows
+    assert len(seeds["x"]) == 6 * 3
+    summary = analysis.summarize(Series("layer"), Setting(8, 2, 1))
+    assert summary is not None
+    assert (means["x"][0], means["error_x"]["array"][0]) == (summary.mean, summary.margin)
+    # The best, one like it, and four below.
+    assert means["marker"]["symbol"] == ["diamond", "circle", *["circle-open"] * 4]
+
+
+def test_few_series_at_several_clips_are_lines_in_the_grids_order(
+    make_comparison, write_comparison
+):
+    config = make_comparison("grid.normalizers=[instance, batch, group]")
+    write_comparison(config)
+    analysis = Analysis(read_results(config.output))
+    assert not analysis.is_ranked
+    assert analysis.normalizers == ("instance", "batch", "group")
+
+
+def test_the_paper_stands_only_beside_its_own_normalizers(make_comparison, write_comparison):
+    config = make_comparison("grid.normalizers=[group, {name: group, num_groups: 8}]")
+    write_comparison(config)
+    text = write_report(read_results(config.output)).with_name("report.md").read_text()
+    assert "## Beside the paper" not in text
 
 
 def test_no_verdict_stands_in_a_report_of_two_seeds(make_comparison, write_comparison):
@@ -154,7 +299,10 @@ def test_differing_coverage_is_said_before_everything_else(
 
 def test_report_says_what_the_fairness_rules_were(make_comparison, write_comparison):
     config = make_comparison(
-        "mode=isolated", "clips_per_step=16", "base.training.precision=bfloat16"
+        "mode=isolated",
+        "clips_per_step=16",
+        "base.training.precision=bfloat16",
+        "base.normalizer={num_groups: 4, eps: 1e-3}",
     )
     write_comparison(config)
     text = write_report(read_results(config.output)).with_name("report.md").read_text()
@@ -162,6 +310,7 @@ def test_report_says_what_the_fairness_rules_were(make_comparison, write_compari
         "0 in the last normalizer of each residual block, 1 elsewhere",
         "Weight decay: 0 on gamma and beta, 0.0001 on the other weights",
         "0.02 for 64 clips per step, linear",
+        "Settings of normalizers: num_groups 4, eps 0.001, for each that reads them",
         "the optimizer's batch is 16 clips throughout",
         "bfloat16, channels last",
         "recomputed over 200 batches",
@@ -233,7 +382,7 @@ def test_normalizers_unknown_to_the_report_get_styles_of_their_own(
     figure = make_accuracy_figure(Analysis(results), (8, 2), (0, 100))
     lines = [trace for trace in figure["data"] if trace["mode"] == "lines+markers"]
     assert len({line["marker"]["symbol"] for line in lines}) == len(lines) == 5
-    assert "brand_new minus BatchNorm" in write_report(results).read_text()
+    assert '<th scope="row">brand_new</th>' in write_report(results).read_text()
 
 
 class ReferenceCollector(HTMLParser):

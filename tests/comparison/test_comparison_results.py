@@ -137,6 +137,50 @@ def test_runs_of_another_plan_in_the_folder_are_kept_and_their_differences_found
     assert results.find_config_differences() == {"training.weight_decay": [0.0001, 0.1]}
 
 
+SWEEP = "grid.normalizers=[batch, {name: group, num_groups: 8}, {name: group, num_groups: 32}]"
+
+
+def test_a_row_is_labelled_by_what_the_grid_sets(make_comparison, write_comparison):
+    config = make_comparison(SWEEP, "grid.seeds=[0]", "grid.clips_per_batch=[2]")
+    write_comparison(config)
+    results = read_results(config.output)
+    save_results(results)
+    labels = {name: row["normalizer"] for name, row in read_rows(config.output).items()}
+    assert labels == {
+        "batch_8f2_2clips_seed0": "batch",
+        "group-num_groups=8_8f2_2clips_seed0": "group[num_groups=8]",
+        "group-num_groups=32_8f2_2clips_seed0": "group[num_groups=32]",
+    }
+    assert results.find_config_differences() == {}
+    everything = json.loads((config.output / "results.json").read_text())
+    assert everything["config"]["grid"]["normalizers"] == [
+        "batch",
+        {"name": "group", "num_groups": 8},
+        {"name": "group", "num_groups": 32},
+    ]
+
+
+def test_runs_of_another_sweep_are_labelled_by_what_differs_from_base(
+    make_comparison, write_comparison, write_run
+):
+    config = make_comparison(SWEEP, "grid.seeds=[0]", "grid.clips_per_batch=[2]")
+    write_comparison(config)
+    names = "group, {name: group, num_groups: 8}, {name: group, num_groups: 2, eps: 0.001}"
+    other = make_comparison(
+        f"grid.normalizers=[{names}]", "grid.seeds=[1]", "grid.clips_per_batch=[2]"
+    )
+    for run in make_runs(other):
+        write_run(run)
+    results = read_results(config.output)
+    # The planned label, where the settings are those of a planned run.
+    assert [run.label for run in results.runs[3:]] == [
+        "group[num_groups=2,eps=0.001]",
+        "group[num_groups=8]",
+        "group[num_groups=32]",
+    ]
+    assert results.find_config_differences() == {"normalizer.eps": [1e-5, 1e-3]}
+
+
 def test_a_difference_in_coverage_is_found(make_comparison, write_comparison, write_run):
     config = make_comparison("grid.seeds=[0]")
     runs = write_comparison(config)

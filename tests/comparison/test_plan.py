@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from gnvideo.comparison import make_runs
-from gnvideo.comparison.plan import VARIED_KEYS
+from gnvideo.comparison.plan import list_varied_keys
 from gnvideo.comparison.run_folder import flatten
 from gnvideo.config import RunConfig, dump_config, load_config
 from gnvideo.errors import ConfigError
@@ -46,7 +48,62 @@ def test_runs_differ_in_nothing_but_what_the_grid_varies(make_comparison):
     first, *others = [flatten(run.config) for run in make_runs(config)]
     differing = {key for other in others for key in first if first[key] != other[key]}
     assert differing
-    assert differing <= VARIED_KEYS
+    assert differing <= list_varied_keys(config)
+
+
+SWEEP = "grid.normalizers=[batch, {name: group, num_groups: 8}, {name: group, per_frame: true}]"
+
+
+def test_entries_with_settings_are_series_of_their_own(make_comparison):
+    config = make_comparison(SWEEP, "base.normalizer.num_groups=4", "base.normalizer.eps=1e-3")
+    found = {run.label: run for run in make_runs(config) if run.config.seed == 0}
+    assert list(found) == ["batch", "group[num_groups=8]", "group[per_frame=true]"]
+    names = [run.name.partition("_8f2")[0] for run in found.values()]
+    assert names == ["batch", "group-num_groups=8", "group-per_frame=true"]
+    settings = [run.config.normalizer for run in found.values()]
+    assert [s.name for s in settings] == ["batch", "group", "group"]
+    assert [s.num_groups for s in settings] == [4, 8, 4]
+    assert [s.per_frame for s in settings] == [False, False, True]
+    assert {s.eps for s in settings} == {1e-3}
+
+
+def test_runs_of_a_sweep_differ_in_nothing_but_what_its_entries_set(make_comparison):
+    config = make_comparison(SWEEP)
+    first, *others = [flatten(run.config) for run in make_runs(config)]
+    differing = {key for other in others for key in first if first[key] != other[key]}
+    assert differing <= list_varied_keys(config)
+    assert {"normalizer.num_groups", "normalizer.per_frame"} <= differing
+    assert "normalizer.eps" not in list_varied_keys(config)
+
+
+def test_a_comparison_without_settings_varies_no_setting_of_normalizers(make_comparison):
+    varied = {key for key in list_varied_keys(make_comparison()) if key.startswith("normalizer.")}
+    assert varied == {"normalizer.name"}
+
+
+def test_every_entry_has_folders_of_its_own_whose_names_any_disk_takes(make_comparison):
+    entries = (
+        "{name: group, num_groups: 1, channels_per_group: 1}",
+        "{name: group, num_groups: 11}",
+        "{name: group, eps: 1e-7}",
+        "{name: group, eps: 1e+7}",
+        "{name: group, channels_per_group: null, num_groups: 3}",
+        "{name: group_ws, num_groups: 11}",
+        "group",
+    )
+    runs = make_runs(make_comparison(f"grid.normalizers=[{', '.join(entries)}]"))
+    names = {run.name for run in runs}
+    assert len(names) == len(runs) == len(entries) * 2 * 3
+    assert all(re.fullmatch(r"[A-Za-z0-9_.=+-]+", name) for name in names)
+
+
+def test_two_entries_that_mean_the_same_are_an_error(make_comparison):
+    config = make_comparison(
+        "grid.normalizers=[group, {name: group, num_groups: 4}]", "base.normalizer.num_groups=4"
+    )
+    message = r"holds group and group\[num_groups=4\], which are the same .*; remove one of them$"
+    with pytest.raises(ConfigError, match=message):
+        make_runs(config)
 
 
 def test_paper_mode_takes_one_step_a_batch(make_comparison):

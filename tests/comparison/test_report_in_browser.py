@@ -74,3 +74,21 @@ def test_the_page_draws_its_plots_without_errors_or_requests(make_comparison, wr
     values = [float(value) for value in found[1].split()]
     assert len(values) == 12
     assert values == sorted(values)
+
+
+@needs_browser
+def test_a_page_of_many_series_fits_a_phone(make_comparison, write_comparison):
+    names = ", ".join(f"{{name: group, num_groups: {2**power}}}" for power in range(7))
+    config = make_comparison(
+        f"grid.normalizers=[batch, sync_batch, sub_batch, batch_renorm, layer, group_ws, {names}]",
+        "grid.clips_per_batch=[2]",
+    )
+    write_comparison(config)
+    page, log = open_page(write_report(read_results(config.output)), width=500)
+    body = page[page.index("<main>") :]
+    # One plot of dots, and one panel of curves for each of 13 normalizers.
+    assert len(re.findall(r'<svg class="main-svg"', body)) == 3 * (1 + 13)
+    # A row for each of the 13, and one more for each of four with running statistics.
+    assert len(re.findall(r'<g class="ytick">', body[: body.index("</figure>")])) == 17
+    assert not re.search(r"Uncaught|CONSOLE.*(rror|efused)", log)
+    assert 'data-overflow="0"' in page

@@ -38,6 +38,7 @@ NUM_BLOCKS = {
 SMALL: dict[str, dict[str, Any]] = {
     "i3d_r50": {"width": 8, "train_crop_pixels": 64, "num_frames": 8},
     "i3d_r101": {"width": 4, "train_crop_pixels": 64, "num_frames": 8},
+    "i3d_r50_mmaction2": {"width": 4, "train_crop_pixels": 64, "num_frames": 8},
     "i3d_r50_8x8": {"width": 8, "non_local": True, "train_crop_pixels": 64, "num_frames": 4},
     "i3d_r101_8x8": {"width": 4, "non_local": True, "train_crop_pixels": 64, "num_frames": 4},
     "inception_i3d": {"width": 8, "train_crop_pixels": 64, "num_frames": 16},
@@ -259,7 +260,7 @@ def test_wrong_setting_is_named(name, settings, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (functools.partial(make_i3d, 18, False), "depth is 18; an i3d has depth 50 or 101"),
+        (functools.partial(make_i3d, 18, "dense"), "depth is 18; an i3d has depth 50 or 101"),
         (functools.partial(make_r2plus1d, 50), "depth is 50; an r2plus1d has depth 18 or 34"),
         (functools.partial(make_resnet3d, 20), "depth is 20; a resnet3d has depth 10, 18, 34, 50"),
     ],

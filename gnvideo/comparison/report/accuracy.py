@@ -8,8 +8,9 @@ from gnvideo.comparison.analysis import (
     Analysis,
     Contrast,
     Setting,
-    display_name,
+    format_clips,
     format_signed,
+    get_kind,
 )
 from gnvideo.comparison.report.blocks import (
     Block,
@@ -19,6 +20,7 @@ from gnvideo.comparison.report.blocks import (
     Section,
     Table,
 )
+from gnvideo.comparison.report.dots import make_dot_figure
 from gnvideo.comparison.report.figures import (
     compute_accuracy_range,
     make_accuracy_figure,
@@ -27,11 +29,45 @@ from gnvideo.comparison.statistics import MIN_SEEDS, Summary
 
 NO_VALUE = "n/a"
 
+# Of normalizers whose statistics see other clips than those of their batch.
+_STATISTICS_NOTES = {
+    "sub_batch": " Those of Sub-batch BatchNorm see the part of them that `sub_batch_clips` says.",
+    "moving_average_batch": " Those of Moving-average BatchNorm see earlier batches, too.",
+}
+
 
 def make_accuracy_section(analysis: Analysis) -> Section:
-    """Returns video accuracy against clips per batch, as a plot and as a table."""
+    """Returns video accuracy by series and clips per batch, as plots and as a table."""
+    legend = (
+        "Large markers: mean over seeds, with 95 % confidence intervals (Student's t) from"
+        f" {MIN_SEEDS} seeds on. Small markers: single seeds. The clips per batch are those that"
+        " batch statistics see."
+    )
+    kinds = set(map(get_kind, analysis.normalizers))
+    legend += "".join(note for kind, note in _STATISTICS_NOTES.items() if kind in kinds)
+    if analysis.is_ranked:
+        legend += (
+            " Diamond: the highest mean. Blue discs: no difference from it is shown. Open circles:"
+            " lower by the paired difference, whose interval may decide where those of the means"
+            " overlap. Crosses: too few seeds for a verdict. In order of accuracy, but for the"
+            " settings of one normalizer, which stand together in the grid's order."
+        )
+    if any(series.precise for series in analysis.series):
+        legend += (
+            " Batch statistics are evaluated twice: the running ones, and statistics recomputed"
+            " after training (precise)."
+        )
+    blocks: list[Block] = [
+        Panels(_make_dot_panels(analysis) if analysis.is_ranked else _make_line_panels(analysis)),
+        Paragraph(legend),
+        _make_cell_table(analysis),
+    ]
+    return Section("Accuracy by clips per batch", blocks)
+
+
+def _make_line_panels(analysis: Analysis) -> list[Panel]:
     y_range = compute_accuracy_range(analysis)
-    panels = [
+    return [
         Panel(
             title=format_clip_shape(shape) if len(analysis.clip_shapes) > 1 else "",
             description="Video top-1 accuracy against clips per batch for"
@@ -41,48 +77,32 @@ def make_accuracy_section(analysis: Analysis) -> Section:
         )
         for shape in analysis.clip_shapes
     ]
-    legend = (
-        "Large markers: mean over seeds, with 95 % confidence intervals (Student's t) from"
-        f" {MIN_SEEDS} seeds on. Small markers: single seeds. The clips per batch are those that"
-        " batch statistics see."
-    )
-    if any(series.precise for series in analysis.series):
-        legend += (
-            " Batch statistics are evaluated twice: the running ones, and statistics recomputed"
-            " after training (precise)."
+
+
+def _make_dot_panels(analysis: Analysis) -> list[Panel]:
+    x_range = compute_accuracy_range(analysis)
+    panels: list[Panel] = []
+    for setting in analysis.settings:
+        title = f"{format_clips(setting.clips_per_batch)} per batch"
+        if len(analysis.clip_shapes) > 1:
+            title += f", {format_clip_shape(setting.clip_shape)}"
+        description = (
+            f"Video top-1 accuracy with {title}, one row for each normalizer; the numbers are in"
+            " the table below."
         )
-    blocks: list[Block] = [
-        Panels(panels),
-        Paragraph(legend),
-        _make_cell_table(analysis),
-    ]
-    return Section("Accuracy by clips per batch", blocks)
+        panels.append(Panel(title, description, make_dot_figure(analysis, setting, x_range)))
+    return panels
 
 
 def make_difference_section(analysis: Analysis) -> Section:
     """Returns the paired differences between normalizers and between clips per batch."""
-    baseline = display_name(analysis.baseline)
     blocks: list[Block] = []
-    between = analysis.contrast_normalizers()
-    if between:
-        rows = [
-            (
-                f"{first.label} minus {second.label}",
-                *format_setting(analysis, setting),
-                *_format_contrast(contrast),
+    if len(analysis.normalizers) > 2:
+        for setting in analysis.settings:
+            blocks += _make_normalizer_tables(
+                analysis, analysis.contrast_best(setting), ", the highest mean"
             )
-            for contrast in between
-            for (first, setting), (second, _) in [(contrast.first, contrast.second)]
-        ]
-        blocks.append(
-            _make_difference_table(
-                f"Video top-1 against {baseline} at equal clips per batch, in points",
-                analysis,
-                rows,
-                between,
-                [contrast.first[1] for contrast in between],
-            )
-        )
+    blocks += _make_normalizer_tables(analysis, analysis.contrast_normalizers(), "")
     within = analysis.contrast_batches()
     if within:
         rows = [
@@ -112,7 +132,8 @@ def make_difference_section(analysis: Analysis) -> Section:
             "Differences are taken seed by seed: at one seed the runs start from the same"
             " convolution weights, and at equal clips per batch they see the same clips in the"
             " same order. A verdict says on which side of zero the 95 % interval lies; each row"
-            " stands for itself, without a correction for the number of rows."
+            " stands for itself, without a correction for the number of rows: of many, some decide"
+            " by chance, and the highest of many means is partly luck."
         )
     )
     return Section("Differences, paired by seed", blocks)
@@ -173,6 +194,36 @@ def _make_cell_table(analysis: Analysis) -> Table:
     )
 
 
+def _make_normalizer_tables(
+    analysis: Analysis, contrasts: Sequence[Contrast], note: str
+) -> list[Table]:
+    """Returns a table for each series that others are set against in equal settings.
+
+    Args:
+        analysis: Of the comparison.
+        contrasts: In the order of the rows.
+        note: On that series, for the caption.
+    """
+    tables: list[Table] = []
+    for reference in dict.fromkeys(contrast.second[0] for contrast in contrasts):
+        against = [contrast for contrast in contrasts if contrast.second[0] == reference]
+        rows = [
+            (
+                contrast.first[0].label,
+                *format_setting(analysis, contrast.first[1]),
+                *_format_contrast(contrast),
+            )
+            for contrast in against
+        ]
+        caption = (
+            f"Video top-1 minus that of {reference.label}{note}, at equal clips per batch, in"
+            " points"
+        )
+        groups = [contrast.first[1] for contrast in against]
+        tables.append(_make_difference_table(caption, analysis, rows, against, groups))
+    return tables
+
+
 def _make_difference_table(
     caption: str,
     analysis: Analysis,
@@ -184,7 +235,7 @@ def _make_difference_table(
     return Table(
         caption=caption,
         columns=(
-            "condition",
+            "normalizer",
             *list_setting_columns(analysis),
             "difference",
             "95 % interval",

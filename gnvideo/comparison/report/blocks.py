@@ -74,9 +74,15 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    """Plots side by side where there is room."""
+    """Plots side by side where there is room.
+
+    Attributes:
+        panels: The plots.
+        small: Whether they are many and small.
+    """
 
     panels: Sequence[Panel]
+    small: bool = False
 
 
 @dataclass(frozen=True, slots=True)

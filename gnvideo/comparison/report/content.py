@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gnvideo.comparison.analysis import Analysis, compose_finding, describe_precise
+from gnvideo.comparison.analysis import Analysis
+from gnvideo.comparison.finding import compose_finding, describe_most_clips, describe_precise
 from gnvideo.comparison.report.accuracy import (
     make_accuracy_section,
     make_difference_section,
@@ -17,7 +18,7 @@ from gnvideo.comparison.report.method import (
     make_reproduction_section,
     make_run_section,
 )
-from gnvideo.comparison.report.paper import make_paper_section
+from gnvideo.comparison.report.paper import make_paper_sections
 from gnvideo.comparison.results import ComparisonResults
 
 
@@ -33,7 +34,7 @@ def make_report(results: ComparisonResults) -> Report:
             make_accuracy_section(analysis),
             make_difference_section(analysis),
             make_curve_section(analysis),
-            make_paper_section(analysis),
+            *make_paper_sections(analysis),
             make_cost_section(analysis),
             make_method_section(analysis),
             make_run_section(analysis),
@@ -61,8 +62,8 @@ def _make_lede(analysis: Analysis) -> str:
         "Differences are in video top-1 accuracy, paired by seed"
         f" ({len(analysis.results.config.grid.seeds)} planned)."
     )
-    precise = describe_precise(analysis)
-    return lede if precise is None else f"{lede} {precise}"
+    more = (describe_most_clips(analysis), describe_precise(analysis))
+    return " ".join([lede, *filter(None, more)])
 
 
 def _list_warnings(results: ComparisonResults) -> list[str]:

@@ -21,6 +21,8 @@ from gnvideo.comparison.report.figures import (
 )
 
 _MAX_EPOCHS_IN_TABLE = 10
+_MAX_LARGE_PANELS = 4
+_SMALL_HEIGHT_PIXELS = 240
 
 
 def make_curve_section(analysis: Analysis) -> Section:
@@ -30,17 +32,19 @@ def make_curve_section(analysis: Analysis) -> Section:
         run.config.evaluation.monitor_protocol for run in analysis.results.runs
     )
     blocks: list[Block] = []
+    small = len(analysis.normalizers) > _MAX_LARGE_PANELS
+    size = {"height_pixels": _SMALL_HEIGHT_PIXELS} if small else {}
     for shape in analysis.clip_shapes:
         panels = [
             Panel(
                 title=display_name(normalizer)
                 + (f", {format_clip_shape(shape)}" if len(analysis.clip_shapes) > 1 else ""),
                 description=describe_curve_panel(analysis, normalizer),
-                figure=make_curve_figure(analysis, normalizer, shape, y_range),
+                figure=make_curve_figure(analysis, normalizer, shape, y_range, **size),
             )
             for normalizer in analysis.normalizers
         ]
-        blocks.append(Panels(panels))
+        blocks.append(Panels(panels, small))
     blocks.append(
         Paragraph(
             f"Validation error (100 minus clip top-1) under {', '.join(protocols)}; the layout is"

@@ -25,6 +25,8 @@ _OTHER_STYLES = (
     ("@purple", "triangle-up", "longdash"),
     ("@orange", "cross", "longdashdot"),
     ("@yellow", "star", "solid"),
+    ("@sky", "hexagon", "dash"),
+    ("@ink", "x", "dashdot"),
 )
 _CLIPS_STYLES = (
     ("@purple", "solid"),
@@ -106,7 +108,7 @@ def make_accuracy_figure(
                 "legendgroup": label,
             }
         )
-    layout = _make_layout("clips per batch", "video top-1 accuracy (%)", range_percent)
+    layout = make_layout("clips per batch", "video top-1 accuracy (%)", range_percent)
     layout["height"] = 440
     layout["xaxis"] |= {
         "type": "log",
@@ -134,6 +136,7 @@ def make_curve_figure(
     normalizer: str,
     clip_shape: tuple[int, int],
     range_percent: tuple[float, float],
+    height_pixels: int = 360,
 ) -> dict[str, Any]:
     """Returns validation error against epochs: one colour for each clips per batch.
 
@@ -173,9 +176,10 @@ def make_curve_figure(
                     "legendgroup": name,
                 }
             )
-    layout = _make_layout("epoch", "validation error (%)", range_percent)
-    layout["height"] = 360
+    layout = make_layout("epoch", "validation error (%)", range_percent)
+    layout["height"] = height_pixels
     layout["xaxis"]["rangemode"] = "tozero"
+    layout["showlegend"] = len(all_clips) > 1
     return {"data": data, "layout": layout}
 
 
@@ -214,7 +218,8 @@ def _get_style(analysis: Analysis, series: Series) -> tuple[str, str, str]:
     return (colour, f"{symbol}-open", "dot") if series.precise else (colour, symbol, dash)
 
 
-def _make_layout(x_title: str, y_title: str, y_range: tuple[float, float]) -> dict[str, Any]:
+def make_layout(x_title: str, y_title: str, y_range: tuple[float, float]) -> dict[str, Any]:
+    """Returns the layout that all plots share."""
     axis = {
         "gridcolor": "@grid",
         "linecolor": "@axis",

@@ -20,7 +20,7 @@ from gnvideo.comparison.report.blocks import (
     Section,
     Table,
 )
-from gnvideo.comparison.results import RunResult
+from gnvideo.comparison.results import ComparisonResults, RunResult
 from gnvideo.comparison.statistics import MIN_SEEDS
 from gnvideo.config import TrainingConfig
 
@@ -141,6 +141,8 @@ def _list_rules(analysis: Analysis) -> list[str]:
         f" {training.weight_decay:g} on the other weights, whatever the normalizer.",
         f"Clips: the same, in the same order, with the same augmentation, at one seed;"
         f" {training.epochs:g} epochs for every run{_describe_clips(finished)}.",
+        f"Settings of normalizers: {_describe_settings(results)}, for each that reads them; what"
+        " the grid varies stands in the names.",
         f"Learning rate: {_describe_rate(training)}; schedule {training.schedule}. It was not"
         " searched for each normalizer.",
         "Batch: "
@@ -161,6 +163,11 @@ def _list_rules(analysis: Analysis) -> list[str]:
     ]
     rules.append(_describe_evaluation(finished))
     return rules
+
+
+def _describe_settings(results: ComparisonResults) -> str:
+    given: Mapping[str, Any] = results.config.base.get("normalizer", {})
+    return ", ".join(f"{key} {value}" for key, value in given.items()) or "the defaults"
 
 
 def _describe_evaluation(finished: Sequence[RunResult]) -> str:

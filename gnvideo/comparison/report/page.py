@@ -74,8 +74,9 @@ def _render(block: Block) -> str:
             return f'<div class="columns">{"".join(_render_table(table) for table in tables)}</div>'
         case Details(summary, blocks):
             return f"<details><summary>{_escape(summary)}</summary>{_render_all(blocks)}</details>"
-        case Panels(panels):
-            return f'<div class="panels">{"".join(_render_panel(panel) for panel in panels)}</div>'
+        case Panels(panels, small):
+            kind = "small panels" if small else "panels"
+            return f'<div class="{kind}">{"".join(_render_panel(panel) for panel in panels)}</div>'
 
 
 def _render_panel(panel: Panel) -> str:

@@ -28,8 +28,10 @@ TABLE_8 = (
 )
 
 
-def make_paper_section(analysis: Analysis) -> Section:
-    """Returns the paper's Table 8 beside the same table of this comparison."""
+def make_paper_sections(analysis: Analysis) -> list[Section]:
+    """Returns the paper's Table 8 beside this comparison's, where that has the table's columns."""
+    if not {"batch", "group"} <= set(analysis.normalizers):
+        return []
     blocks = [
         Paragraph(
             "Read the differences, not the absolute numbers: GroupNorm minus BatchNorm in each row,"
@@ -39,7 +41,7 @@ def make_paper_section(analysis: Analysis) -> Section:
         Columns([_make_paper_table(), _make_our_table(analysis)]),
         Bullets(_describe_differences(analysis)),
     ]
-    return Section("Beside the paper", blocks)
+    return [Section("Beside the paper", blocks)]
 
 
 def _make_paper_table() -> Table:
