@@ -123,7 +123,7 @@ WRONG_INPUTS = {
     "override without value": ("train {config} epochs", "'epochs' is not key.sub=value"),
     "unknown normalizer": (
         "train {config} normalizer.name=grup",
-        "the normalizer is 'grup'; allowed are batch, group",
+        "the normalizer is 'grup'; allowed are batch, ",
     ),
     "unknown model": ("train {config} model.name=resnet", "unknown model 'resnet'"),
     "setting of another model": ("train {config} model.name=i3d_r50", "i3d_r50 does not have"),

@@ -1,10 +1,11 @@
 """Normalizers as modules, and the one definition of what a normalizer is."""
 
+from gnvideo.layers.batch_channel_norm import BatchChannelNorm3d
 from gnvideo.layers.batch_norm import BatchNorm3d
+from gnvideo.layers.batch_renorm import BatchRenorm3d
 from gnvideo.layers.catalog import (
     NORMALIZERS,
     NormalizerFactory,
-    NormalizerSettings,
     NormalizerSpec,
     make_normalizer,
     normalizer_factory,
@@ -12,7 +13,12 @@ from gnvideo.layers.catalog import (
 from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.evo_norm import EvoNormS03d
 from gnvideo.layers.filter_response_norm import FilterResponseNorm3d
+from gnvideo.layers.frozen_batch_norm import FrozenBatchNorm3d
 from gnvideo.layers.group_norm import GroupNorm3d
+from gnvideo.layers.moving_average_batch_norm import (
+    CenteredConv3d,
+    MovingAverageBatchNorm3d,
+)
 from gnvideo.layers.normalized_conv import StandardizedConv3d, WeightNormConv3d
 from gnvideo.layers.normalizer import (
     Activation,
@@ -22,22 +28,32 @@ from gnvideo.layers.normalizer import (
 )
 from gnvideo.layers.precise_batch_norm import compute_precise_statistics
 from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
+from gnvideo.layers.settings import NormalizerSettings
+from gnvideo.layers.sub_batch_norm import SubBatchNorm3d
 from gnvideo.layers.switchable_norm import SwitchableNorm3d
+from gnvideo.layers.sync_batch_norm import SyncBatchNorm3d
 
 __all__ = [
     "NORMALIZERS",
     "Activation",
+    "BatchChannelNorm3d",
     "BatchNorm3d",
+    "BatchRenorm3d",
+    "CenteredConv3d",
     "ChannelAffine3d",
     "EvoNormS03d",
     "FilterResponseNorm3d",
+    "FrozenBatchNorm3d",
     "GroupNorm3d",
+    "MovingAverageBatchNorm3d",
     "NormalizerFactory",
     "NormalizerSettings",
     "NormalizerSpec",
     "RmsGroupNorm3d",
     "StandardizedConv3d",
+    "SubBatchNorm3d",
     "SwitchableNorm3d",
+    "SyncBatchNorm3d",
     "WeightNormConv3d",
     "compute_precise_statistics",
     "describe_normalizers",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from gnvideo.errors import NormalizerError
 from gnvideo.layers.normalizer import Activation, activate
 
 
@@ -24,6 +25,10 @@ class BatchNorm3d(nn.BatchNorm3d):
         eps: Added to the variance.
         momentum: Weight of the newest batch in the running statistics.
         activation: What follows the normalization.
+
+    Raises:
+        NormalizerError: An input is not (N, C, T, H, W).
+        ValueError: In training, a channel has a single value: N, T, H and W are all 1.
 
     Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv:1502.03167.
     """
@@ -42,3 +47,35 @@ class BatchNorm3d(nn.BatchNorm3d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Returns the input (N, C, T, H, W) normalized and activated."""
         return activate(super().forward(input), self.activation)
+
+    @torch.no_grad()
+    def _update_running_statistics(
+        self, mean_C: torch.Tensor, var_C: torch.Tensor, num_elements: int | torch.Tensor
+    ) -> None:
+        """Counts a batch of mean and biased variance (C,), if running statistics are tracked.
+
+        Args:
+            mean_C: The batch's mean.
+            var_C: Its biased variance.
+            num_elements: Elements that each of these is over.
+        """
+        if not self.track_running_stats:
+            return
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        # A single element has the variance 0, unbiased or not.
+        excess = num_elements - 1
+        divisor = excess.clamp(min=1) if isinstance(excess, torch.Tensor) else max(excess, 1)
+        unbiased_var_C = var_C * (num_elements / divisor)
+        self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased_var_C.to(self.running_var.dtype), self.momentum)
+        self.num_batches_tracked += 1
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        if input.ndim != 5 or input.shape[1] != self.num_features:
+            raise NormalizerError(
+                f"{type(self).__name__} of {self.num_features} channels got an input of shape "
+                f"{tuple(input.shape)}; it takes (N, {self.num_features}, T, H, W)"
+            )

@@ -1,4 +1,4 @@
-"""Which normalizers there are by name, their settings, and how to build one.
+"""Which normalizers there are by name, and how to build one.
 
 Axes: N clips, C channels, T frames, H height, W width.
 """
@@ -13,49 +13,25 @@ from typing import Any
 from torch import nn
 
 from gnvideo.errors import NormalizerError
+from gnvideo.layers.batch_channel_norm import BatchChannelNorm3d
 from gnvideo.layers.batch_norm import BatchNorm3d
+from gnvideo.layers.batch_renorm import BatchRenorm3d
 from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.evo_norm import EvoNormS03d
 from gnvideo.layers.filter_response_norm import FilterResponseNorm3d
+from gnvideo.layers.frozen_batch_norm import FrozenBatchNorm3d
 from gnvideo.layers.group_norm import GroupNorm3d
+from gnvideo.layers.moving_average_batch_norm import (
+    CenteredConv3d,
+    MovingAverageBatchNorm3d,
+)
 from gnvideo.layers.normalized_conv import StandardizedConv3d, WeightNormConv3d
 from gnvideo.layers.normalizer import Activation
 from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
+from gnvideo.layers.settings import NormalizerSettings
+from gnvideo.layers.sub_batch_norm import SubBatchNorm3d
 from gnvideo.layers.switchable_norm import SwitchableNorm3d
-
-
-@dataclass(frozen=True, slots=True)
-class NormalizerSettings:
-    """The settings of all normalizers; each takes those that apply to it.
-
-    Attributes:
-        num_groups: Wanted number of groups G of group, group_ws, rms_group and evonorm_s0.
-        channels_per_group: Wanted C / G, instead of num_groups; None leaves it to num_groups.
-        per_frame: Whether the statistics of group, group_ws, rms_group, layer and instance are over
-            (H, W) of each frame instead of (T, H, W) of the clip.
-        eps: Added to the variance.
-        momentum: Weight of the newest batch in running statistics.
-        sub_batch_clips: Clips of a sub-batch.
-        history_batches: Batches that moving-average batch norm averages over.
-        renorm_max_scale: Final bound of batch renormalization's r.
-        renorm_max_shift: Final bound of batch renormalization's d.
-        renorm_hold_steps: Steps in which r is 1 and d is 0.
-        renorm_scale_steps: Steps after which r has its final bound.
-        renorm_shift_steps: Steps after which d has its final bound.
-    """
-
-    num_groups: int = 32
-    channels_per_group: int | None = None
-    per_frame: bool = False
-    eps: float = 1e-5
-    momentum: float = 0.1
-    sub_batch_clips: int = 2
-    history_batches: int = 16
-    renorm_max_scale: float = 3.0
-    renorm_max_shift: float = 5.0
-    renorm_hold_steps: int = 5_000
-    renorm_scale_steps: int = 40_000
-    renorm_shift_steps: int = 25_000
+from gnvideo.layers.sync_batch_norm import SyncBatchNorm3d
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +62,61 @@ class NormalizerSpec:
 
 def _build_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
     return BatchNorm3d(num_channels, settings.eps, settings.momentum, activation=activation)
+
+
+def _build_sync_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return SyncBatchNorm3d(num_channels, settings.eps, settings.momentum, activation=activation)
+
+
+def _build_frozen_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return FrozenBatchNorm3d(num_channels, settings.eps, activation=activation)
+
+
+def _build_sub_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return SubBatchNorm3d(
+        num_channels,
+        settings.sub_batch_clips,
+        settings.eps,
+        settings.momentum,
+        activation=activation,
+    )
+
+
+def _build_batch_renorm(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return BatchRenorm3d(
+        num_channels,
+        settings.eps,
+        settings.momentum,
+        max_scale=settings.renorm_max_scale,
+        max_shift=settings.renorm_max_shift,
+        hold_steps=settings.renorm_hold_steps,
+        scale_steps=settings.renorm_scale_steps,
+        shift_steps=settings.renorm_shift_steps,
+        activation=activation,
+    )
+
+
+def _build_moving_average_batch(
+    num_channels: int, settings: NormalizerSettings, activation: Activation
+):
+    return MovingAverageBatchNorm3d(
+        num_channels,
+        settings.history_batches,
+        settings.eps,
+        settings.momentum,
+        activation=activation,
+    )
+
+
+def _build_batch_channel(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return BatchChannelNorm3d(
+        num_channels,
+        settings.num_groups,
+        settings.eps,
+        settings.momentum,
+        channels_per_group=settings.channels_per_group,
+        activation=activation,
+    )
 
 
 def _build_group(num_channels: int, settings: NormalizerSettings, activation: Activation):
@@ -155,6 +186,46 @@ _SPECS = (
         build=_build_batch,
         uses_batch_statistics=True,
         has_running_statistics=True,
+    ),
+    NormalizerSpec(
+        name="sync_batch",
+        description="BatchNorm over the clips of all processes; BatchNorm where there is one",
+        build=_build_sync_batch,
+        uses_batch_statistics=True,
+        has_running_statistics=True,
+    ),
+    NormalizerSpec(
+        name="frozen_batch",
+        description="BatchNorm by constant statistics of a checkpoint; a scale without one",
+        build=_build_frozen_batch,
+    ),
+    NormalizerSpec(
+        name="sub_batch",
+        description="BatchNorm over every few clips of one device's batch (ghost batch norm)",
+        build=_build_sub_batch,
+        uses_batch_statistics=True,
+        has_running_statistics=True,
+    ),
+    NormalizerSpec(
+        name="batch_renorm",
+        description="BatchNorm corrected towards its running statistics, within growing bounds",
+        build=_build_batch_renorm,
+        uses_batch_statistics=True,
+        has_running_statistics=True,
+    ),
+    NormalizerSpec(
+        name="moving_average_batch",
+        description="root mean square over the last batches, forward and backward (MABN)",
+        build=_build_moving_average_batch,
+        conv_type=CenteredConv3d,
+        uses_batch_statistics=True,
+    ),
+    NormalizerSpec(
+        name="batch_channel",
+        description="BatchNorm by moving averages, then GroupNorm; weights standardized",
+        build=_build_batch_channel,
+        conv_type=StandardizedConv3d,
+        uses_batch_statistics=True,
     ),
     NormalizerSpec(
         name="group",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from torch.nn.modules.batchnorm import (
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.normalizer import has_running_statistics
+from gnvideo.layers.sync_batch_norm import SyncBatchNorm3d
+from gnvideo.ops.moments import compute_batch_moments
 
 
 def compute_precise_statistics(model: nn.Module, batches: Iterable[Any], num_batches: int) -> int:
@@ -34,7 +36,11 @@ def compute_precise_statistics(model: nn.Module, batches: Iterable[Any], num_bat
     its statistics. Modes and `num_batches_tracked` are left as they were.
 
     Under torch.distributed every process has to call this; each brings its own batches, and all end
-    with the same statistics.
+    with the same statistics. With synchronized batch norms all have to bring as many batches, since
+    each of these normalizes by the clips of all processes, as in training.
+
+    What the kinds of batch norm normalize by meanwhile is what they train with: sub-batches their
+    own, batch renormalization its batch with r and d towards the statistics to be replaced.
 
     Args:
         model: The model, on the batches' device.
@@ -46,7 +52,8 @@ def compute_precise_statistics(model: nn.Module, batches: Iterable[Any], num_bat
         batch norm with running statistics.
 
     Raises:
-        NormalizerError: There was no batch, or num_batches is not positive.
+        NormalizerError: There was no batch, num_batches is not positive, or a model with
+            synchronized batch norms got different numbers of batches in different processes.
 
     Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, sec. 3, arXiv:2105.07576. The
         statistics are pooled as in Chan, Golub and LeVeque, "Updating formulae and a pairwise
@@ -68,7 +75,7 @@ def compute_precise_statistics(model: nn.Module, batches: Iterable[Any], num_bat
         for layer, layer_moments in zip(layers, moments, strict=True):
             handle = layer.register_forward_pre_hook(_make_hook(layer_moments))
             stack.callback(handle.remove)
-        for batch in itertools.islice(batches, num_batches):
+        for batch in _take_in_step(itertools.islice(batches, num_batches), layers):
             model(batch)
             num_used += 1
 
@@ -97,9 +104,7 @@ class _Moments:
         count = x.numel() // x.shape[1]
         if count == 0:
             return
-        dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        var, mean = torch.var_mean(x.to(dtype), axes, correction=0)
+        mean, var = compute_batch_moments(x)
         total = self.count + count
         step = mean.double() - self.mean
         self.mean += step * (count / total)
@@ -114,6 +119,33 @@ class _Moments:
         assert self.layer.running_var is not None
         self.layer.running_mean.copy_(self.mean)
         self.layer.running_var.copy_(self.deviations / self.count)
+
+
+def _take_in_step(batches: Iterator[Any], layers: list[_BatchNorm]) -> Generator[Any]:
+    """Yields the batches; where layers wait for other processes, all go on together or none."""
+    in_step = _in_group() and any(isinstance(m, SyncBatchNorm3d | nn.SyncBatchNorm) for m in layers)
+    for batch in batches:
+        if in_step:
+            _agree_to_go_on(layers[0], has_batch=True)
+        yield batch
+    if in_step:
+        _agree_to_go_on(layers[0], has_batch=False)
+
+
+def _agree_to_go_on(layer: _BatchNorm, *, has_batch: bool) -> None:
+    assert layer.running_mean is not None
+    num_ready = layer.running_mean.new_tensor([float(has_batch)])
+    dist.all_reduce(num_ready)
+    if int(num_ready.item()) not in (0, dist.get_world_size()):
+        raise NormalizerError(
+            f"{int(num_ready.item())} of {dist.get_world_size()} processes have another batch for "
+            f"precise statistics; synchronized batch norms need as many batches in each: give all "
+            f"processes equal shares"
+        )
+
+
+def _in_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def _make_hook(moments: _Moments) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
@@ -142,7 +174,7 @@ def _batch_statistics_in_use(model: nn.Module, layers: list[_BatchNorm]) -> Gene
 
 def _combine_processes(moments: list[_Moments]) -> None:
     """Pools the moments over all processes of torch.distributed: each then has those of all."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _in_group():
         return
     sizes = [layer_moments.mean.numel() for layer_moments in moments]
     mean_L = torch.cat([layer_moments.mean for layer_moments in moments])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gnvideo.errors import NormalizerError
 from gnvideo.layers.batch_norm import BatchNorm3d
 from gnvideo.layers.normalizer import Activation, activate
 from gnvideo.ops.moments import compute_moments, pool_moments
@@ -68,7 +67,7 @@ class SwitchableNorm3d(BatchNorm3d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Returns the input (N, C, T, H, W) normalized and activated."""
-        self._check_input(input)
+        self._check_input_dim(input)
         x, mean_NC, var_NC = compute_moments(input)
         layer_mean_N1, layer_var_N1 = pool_moments(mean_NC, var_NC, 1)
         batch_mean_1C, batch_var_1C = self._get_batch_statistics(mean_NC, var_NC, x)
@@ -88,30 +87,8 @@ class SwitchableNorm3d(BatchNorm3d):
         if not self.training:
             return self.running_mean[None], self.running_var[None]
         mean_C1, var_C1 = pool_moments(mean_NC.T, var_NC.T, 1)
-        if self.track_running_stats:
-            self._update_running_statistics(mean_C1[:, 0], var_C1[:, 0], x.numel() // x.shape[1])
+        self._update_running_statistics(mean_C1[:, 0], var_C1[:, 0], x.numel() // x.shape[1])
         return mean_C1.T, var_C1.T
-
-    @torch.no_grad()
-    def _update_running_statistics(
-        self, mean_C: torch.Tensor, var_C: torch.Tensor, num_elements: int
-    ) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        # A single element has the variance 0, unbiased or not.
-        unbiased_var_C = var_C * (num_elements / max(num_elements - 1, 1))
-        self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased_var_C.to(self.running_var.dtype), self.momentum)
-        self.num_batches_tracked += 1
-
-    def _check_input(self, x: torch.Tensor) -> None:
-        if x.ndim != 5 or x.shape[1] != self.num_features:
-            raise NormalizerError(
-                f"SwitchableNorm3d of {self.num_features} channels got an input of shape "
-                f"{tuple(x.shape)}; it takes (N, {self.num_features}, T, H, W)"
-            )
 
 
 def _mix(

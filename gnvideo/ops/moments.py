@@ -30,6 +30,20 @@ def compute_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
     return _Moments.apply(x)  # pyright: ignore[reportReturnType] (torch types apply as Any | None)
 
 
+@torch.no_grad()
+def compute_batch_moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns mean and biased variance (C,) of each channel over all clips, without a gradient.
+
+    Shape:
+        x          (N, C, *), float16 / bfloat16 / float32 / float64; any strides
+        mean, var  (C,), float32 for half precision and x's dtype otherwise
+    """
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    lifted = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    var_C, mean_C = torch.var_mean(lifted, axes, correction=0)
+    return mean_C, var_C
+
+
 def pool_moments(
     mean_NC: torch.Tensor, var_NC: torch.Tensor, num_groups: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

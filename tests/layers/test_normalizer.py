@@ -86,7 +86,7 @@ def test_factory_survives_pickling():
     "build", [lambda: make_normalizer("grup", 8), lambda: normalizer_factory("grup")]
 )
 def test_unknown_name_lists_the_known_ones(build):
-    with pytest.raises(NormalizerError, match="'grup'; choose one of batch, group"):
+    with pytest.raises(NormalizerError, match=r"'grup'; choose one of batch, .*group, "):
         build()
 
 
