@@ -9,6 +9,8 @@ from gnvideo.layers.catalog import (
     make_normalizer,
     normalizer_factory,
 )
+from gnvideo.layers.conversion import ConversionReport, convert_normalizer
+from gnvideo.layers.fusing import FusionReport, fuse_frozen_statistics
 from gnvideo.layers.group_norm import GroupNorm3d
 from gnvideo.layers.normalizer import (
     Activation,
@@ -22,12 +24,16 @@ __all__ = [
     "NORMALIZERS",
     "Activation",
     "BatchNorm3d",
+    "ConversionReport",
+    "FusionReport",
     "GroupNorm3d",
     "NormalizerFactory",
     "NormalizerSettings",
     "NormalizerSpec",
     "compute_precise_statistics",
+    "convert_normalizer",
     "describe_normalizers",
+    "fuse_frozen_statistics",
     "has_running_statistics",
     "is_normalizer",
     "make_normalizer",

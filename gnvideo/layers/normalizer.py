@@ -77,10 +77,12 @@ def has_running_statistics(module: nn.Module) -> bool:
 
 def describe_normalizers(model: nn.Module) -> str:
     """Returns a model's normalizers by kind, such as `17 GroupNorm3d (32 groups)`."""
-    counts: Counter[str] = Counter()
-    for module in model.modules():
-        if is_normalizer(module):
-            num_groups = getattr(module, "num_groups", None)
-            groups = "" if num_groups is None else f" ({num_groups} groups)"
-            counts[type(module).__name__ + groups] += 1
+    counts = Counter(describe_kind(m) for m in model.modules() if is_normalizer(m))
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "none"
+
+
+def describe_kind(normalizer: nn.Module) -> str:
+    """Returns a normalizer's kind in reports, such as `GroupNorm3d (32 groups)`."""
+    num_groups = getattr(normalizer, "num_groups", None)
+    groups = "" if num_groups is None else f" ({num_groups} groups)"
+    return type(normalizer).__name__ + groups
