@@ -9,9 +9,13 @@ from gnvideo.layers.catalog import (
     make_normalizer,
     normalizer_factory,
 )
+from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.conversion import ConversionReport, convert_normalizer
+from gnvideo.layers.evo_norm import EvoNormS03d
+from gnvideo.layers.filter_response_norm import FilterResponseNorm3d
 from gnvideo.layers.fusing import FusionReport, fuse_frozen_statistics
 from gnvideo.layers.group_norm import GroupNorm3d
+from gnvideo.layers.normalized_conv import StandardizedConv3d, WeightNormConv3d
 from gnvideo.layers.normalizer import (
     Activation,
     describe_normalizers,
@@ -19,17 +23,26 @@ from gnvideo.layers.normalizer import (
     is_normalizer,
 )
 from gnvideo.layers.precise_batch_norm import compute_precise_statistics
+from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
+from gnvideo.layers.switchable_norm import SwitchableNorm3d
 
 __all__ = [
     "NORMALIZERS",
     "Activation",
     "BatchNorm3d",
+    "ChannelAffine3d",
     "ConversionReport",
+    "EvoNormS03d",
+    "FilterResponseNorm3d",
     "FusionReport",
     "GroupNorm3d",
     "NormalizerFactory",
     "NormalizerSettings",
     "NormalizerSpec",
+    "RmsGroupNorm3d",
+    "StandardizedConv3d",
+    "SwitchableNorm3d",
+    "WeightNormConv3d",
     "compute_precise_statistics",
     "convert_normalizer",
     "describe_normalizers",

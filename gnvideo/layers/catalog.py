@@ -14,8 +14,14 @@ from torch import nn
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.batch_norm import BatchNorm3d
+from gnvideo.layers.channel_affine import ChannelAffine3d
+from gnvideo.layers.evo_norm import EvoNormS03d
+from gnvideo.layers.filter_response_norm import FilterResponseNorm3d
 from gnvideo.layers.group_norm import GroupNorm3d
+from gnvideo.layers.normalized_conv import StandardizedConv3d, WeightNormConv3d
 from gnvideo.layers.normalizer import Activation
+from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
+from gnvideo.layers.switchable_norm import SwitchableNorm3d
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +29,10 @@ class NormalizerSettings:
     """The settings of all normalizers; each takes those that apply to it.
 
     Attributes:
-        num_groups: Wanted number of groups G.
+        num_groups: Wanted number of groups G of group, group_ws, rms_group and evonorm_s0.
         channels_per_group: Wanted C / G, instead of num_groups; None leaves it to num_groups.
-        per_frame: Whether group, layer and instance statistics are over (H, W) of each frame
-            instead of (T, H, W) of the clip.
+        per_frame: Whether the statistics of group, group_ws, rms_group, layer and instance are over
+            (H, W) of each frame instead of (T, H, W) of the clip.
         eps: Added to the variance.
         momentum: Weight of the newest batch in running statistics.
         sub_batch_clips: Clips of a sub-batch.
@@ -83,7 +89,63 @@ def _build_batch(num_channels: int, settings: NormalizerSettings, activation: Ac
 
 
 def _build_group(num_channels: int, settings: NormalizerSettings, activation: Activation):
-    return GroupNorm3d(num_channels, settings.num_groups, settings.eps, activation=activation)
+    return GroupNorm3d(
+        num_channels,
+        settings.num_groups,
+        settings.eps,
+        channels_per_group=settings.channels_per_group,
+        per_frame=settings.per_frame,
+        activation=activation,
+    )
+
+
+def _build_layer(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return GroupNorm3d(
+        num_channels, 1, settings.eps, per_frame=settings.per_frame, activation=activation
+    )
+
+
+def _build_instance(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return GroupNorm3d(
+        num_channels,
+        eps=settings.eps,
+        channels_per_group=1,
+        per_frame=settings.per_frame,
+        activation=activation,
+    )
+
+
+def _build_rms_group(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return RmsGroupNorm3d(
+        num_channels,
+        settings.num_groups,
+        settings.eps,
+        channels_per_group=settings.channels_per_group,
+        per_frame=settings.per_frame,
+        activation=activation,
+    )
+
+
+def _build_filter_response(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return FilterResponseNorm3d(num_channels, settings.eps, activation=activation)
+
+
+def _build_evonorm_s0(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return EvoNormS03d(
+        num_channels,
+        settings.num_groups,
+        settings.eps,
+        channels_per_group=settings.channels_per_group,
+        activation=activation,
+    )
+
+
+def _build_switchable(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return SwitchableNorm3d(num_channels, settings.eps, settings.momentum, activation=activation)
+
+
+def _build_weight_norm(num_channels: int, settings: NormalizerSettings, activation: Activation):
+    return ChannelAffine3d(num_channels, activation=activation)
 
 
 _SPECS = (
@@ -98,6 +160,52 @@ _SPECS = (
         name="group",
         description="GroupNorm over groups of channels of each clip by itself",
         build=_build_group,
+    ),
+    NormalizerSpec(
+        name="layer",
+        description="LayerNorm over all channels of each clip: GroupNorm with one group",
+        build=_build_layer,
+    ),
+    NormalizerSpec(
+        name="instance",
+        description="InstanceNorm over each channel of each clip: GroupNorm with C groups",
+        build=_build_instance,
+    ),
+    NormalizerSpec(
+        name="group_ws",
+        description="GroupNorm behind convolutions whose weights are standardized",
+        build=_build_group,
+        conv_type=StandardizedConv3d,
+    ),
+    NormalizerSpec(
+        name="filter_response",
+        description="root mean square of each channel of each clip; a learned threshold as ReLU",
+        build=_build_filter_response,
+        replaces_activation=True,
+    ),
+    NormalizerSpec(
+        name="evonorm_s0",
+        description="EvoNorm-S0: gated input over its group's deviation, in place of norm and ReLU",
+        build=_build_evonorm_s0,
+        replaces_activation=True,
+    ),
+    NormalizerSpec(
+        name="switchable",
+        description="learned mixture of instance, layer and batch statistics",
+        build=_build_switchable,
+        uses_batch_statistics=True,
+        has_running_statistics=True,
+    ),
+    NormalizerSpec(
+        name="rms_group",
+        description="root mean square over groups of channels of each clip, the mean kept",
+        build=_build_rms_group,
+    ),
+    NormalizerSpec(
+        name="weight_norm",
+        description="no statistics of clips: convolutions by weights of fixed norm, and a scale",
+        build=_build_weight_norm,
+        conv_type=WeightNormConv3d,
     ),
 )
 

@@ -23,6 +23,7 @@ from gnvideo.layers.batch_norm import BatchNorm3d
 from gnvideo.layers.catalog import NormalizerSpec, normalizer_factory
 from gnvideo.layers.group_norm import GroupNorm3d
 from gnvideo.layers.normalizer import describe_kind
+from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
 from gnvideo.layers.running_affine import (
     RunningAffine,
     describe_left_alone,
@@ -30,6 +31,7 @@ from gnvideo.layers.running_affine import (
     is_timm_batch_norm,
     read_running_affine,
 )
+from gnvideo.layers.switchable_norm import SwitchableNorm3d
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,26 @@ def _fold_group(norm: Any, affine: RunningAffine) -> None:
     )
 
 
+def _fold_rms_group(norm: Any, affine: RunningAffine) -> None:
+    """Root mean square of each group; nothing is subtracted."""
+    square_GD = (affine.var_C + affine.mean_C.square()).reshape(norm.num_groups, -1)
+    scale_G1 = (square_GD.mean(1, keepdim=True) + norm.eps).sqrt()
+    _set_affine(
+        norm, affine, torch.zeros_like(affine.mean_C), scale_G1.expand_as(square_GD).flatten()
+    )
+
+
+def _fold_switchable(norm: Any, affine: RunningAffine) -> None:
+    """The mixture, in which the instance's statistics equal the batch's."""
+    layer_mean = affine.mean_C.mean()
+    layer_var = (affine.var_C + (affine.mean_C - layer_mean).square()).mean()
+    _, layer_share, _ = norm.mean_logits.double().softmax(0)
+    center_C = affine.mean_C.lerp(layer_mean, layer_share)
+    _, layer_share, _ = norm.var_logits.double().softmax(0)
+    scale_C = (affine.var_C.lerp(layer_var, layer_share) + norm.eps).sqrt()
+    _set_affine(norm, affine, center_C, scale_C)
+
+
 def _fold_running(norm: Any, affine: RunningAffine) -> None:
     """Batch norms, which evaluate by running statistics: exact for every clip."""
     _set_affine(norm, affine, affine.mean_C, (affine.var_C + norm.eps).sqrt())
@@ -208,5 +230,7 @@ def _set_affine(
 # The first that fits; subclasses stand before their base.
 _FOLDS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[Any, RunningAffine], None]], ...] = (
     ((GroupNorm3d, nn.GroupNorm), _fold_group),
+    ((RmsGroupNorm3d,), _fold_rms_group),
+    ((SwitchableNorm3d,), _fold_switchable),
     ((BatchNorm3d,), _fold_running),
 )

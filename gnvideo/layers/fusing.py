@@ -26,7 +26,7 @@ from gnvideo.layers.running_affine import (
     describe_left_alone,
     find_normalizers,
     is_timm_batch_norm,
-    read_running_affine,
+    read_fixed_affine,
 )
 
 _Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -88,7 +88,7 @@ def fuse_frozen_statistics(model: nn.Module, inputs: Any) -> tuple[nn.Module, Fu
     replacements: dict[nn.Module, nn.Module] = {}
     left_alone: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for path, module in find_normalizers(fused).items():
-        affine = read_running_affine(module)
+        affine = read_fixed_affine(module)
         conv = affine if isinstance(affine, str) else record.find_conv(module)
         if isinstance(affine, str) or isinstance(conv, str):
             left_alone[describe_kind(module), str(conv)].append(path)
@@ -174,7 +174,7 @@ def _recording(model: nn.Module) -> Generator[_Record]:
             if isinstance(module, _CONV_TYPES) and type(module).forward in _CONV_FORWARDS:
                 # First, since hooks of others may read the output.
                 handles = [module.register_forward_hook(record.leave_conv, prepend=True)]
-            elif isinstance(read_running_affine(module), RunningAffine):
+            elif isinstance(read_fixed_affine(module), RunningAffine):
                 handles = [
                     module.register_forward_pre_hook(record.enter_batch_norm),
                     module.register_forward_hook(record.leave_batch_norm, prepend=True),

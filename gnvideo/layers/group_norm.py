@@ -5,17 +5,14 @@ Axes: N clips, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-import functools
-import logging
-
 import torch
 from torch import nn
 
 from gnvideo.errors import NormalizerError
+from gnvideo.layers.frames import join_frames, split_frames
+from gnvideo.layers.groups import check_count, find_num_groups
 from gnvideo.layers.normalizer import Activation, Normalizer3d, activate
 from gnvideo.ops.group_norm import group_norm
-
-_logger = logging.getLogger(__name__)
 
 
 class GroupNorm3d(Normalizer3d):
@@ -23,7 +20,8 @@ class GroupNorm3d(Normalizer3d):
 
     With S(n, g) the elements of channels [g * C/G, (g + 1) * C/G) over all T, H, W of clip n:
         y = (x - mean_S) / sqrt(var_S + eps) * weight + bias        (biased variance)
-    Training and evaluation compute the same thing; there are no running statistics.
+    Training and evaluation compute the same thing; there are no running statistics. G = 1 is layer
+    normalization over C, T, H, W; G = C is instance normalization.
 
     Shape:
         input   (N, C, T, H, W), float16 / bfloat16 / float32 / float64, contiguous or
@@ -36,6 +34,10 @@ class GroupNorm3d(Normalizer3d):
         num_groups: The wanted G. Where it does not divide C, the largest divisor of C below it is
             taken, logged once and shown in the module's text; `self.num_groups` is the one in use.
         eps: Added to the variance.
+        channels_per_group: The wanted C / G, instead of num_groups; likewise the largest divisor of
+            C below where it does not divide C.
+        per_frame: Whether S is over H, W of one frame instead of T, H, W. Free in channels_last_3d
+            layout; contiguous inputs are copied there and back.
         momentum: Taken and unused, so that a call written for BatchNorm3d works.
         affine: Whether there are a weight (starts at 1) and a bias (starts at 0) for each channel.
         track_running_stats: Taken and unused, as momentum.
@@ -46,8 +48,8 @@ class GroupNorm3d(Normalizer3d):
         dtype: The parameters' dtype; float32 parameters fit inputs of any precision.
 
     Raises:
-        NormalizerError: C or G is not a positive integer, both or neither of num_channels and
-            num_features are given, or an input is not (N, C, T, H, W).
+        NormalizerError: C, G or C / G is not a positive integer, both or neither of num_channels
+            and num_features are given, or an input is not (N, C, T, H, W).
 
     Source: Wu and He, "Group Normalization", ECCV 2018, sec. 3.1 and 4.3, arXiv:1803.08494.
     """
@@ -61,6 +63,8 @@ class GroupNorm3d(Normalizer3d):
         num_groups: int = 32,
         eps: float = 1e-5,
         *,
+        channels_per_group: int | None = None,
+        per_frame: bool = False,
         momentum: float | None = None,
         affine: bool = True,
         track_running_stats: bool = False,
@@ -77,10 +81,10 @@ class GroupNorm3d(Normalizer3d):
                 f"give the number of channels by one of these names"
             )
         channels = num_channels if num_channels is not None else num_features
-        super().__init__(_check_count("num_channels", channels), activation)
-        self.num_groups = _find_num_groups(
-            self.num_channels, _check_count("num_groups", num_groups)
-        )
+        super().__init__(check_count("num_channels", channels), activation)
+        self.num_groups = find_num_groups(self.num_channels, num_groups, channels_per_group)
+        self.channels_per_group = channels_per_group
+        self.per_frame = per_frame
         self.eps = eps
         self.implementation = implementation
         if affine:
@@ -100,11 +104,12 @@ class GroupNorm3d(Normalizer3d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
-        if x.ndim != 5 or x.shape[1] != self.num_channels:
-            raise NormalizerError(
-                f"GroupNorm3d of {self.num_channels} channels got an input of shape "
-                f"{tuple(x.shape)}; it takes (N, {self.num_channels}, T, H, W)"
-            )
+        self.check_input(x)
+        if self.per_frame:
+            return join_frames(self._normalize(split_frames(x)), x)
+        return self._normalize(x)
+
+    def _normalize(self, x: torch.Tensor) -> torch.Tensor:
         y = group_norm(x, self.num_groups, self.weight, self.bias, self.eps, self.implementation)
         return activate(y, self.activation)
 
@@ -112,26 +117,5 @@ class GroupNorm3d(Normalizer3d):
         """Returns the channels and the groups in use for the module's text."""
         return (
             f"{self.num_channels}, num_groups={self.num_groups}, eps={self.eps}, "
-            f"affine={self.weight is not None}"
+            f"affine={self.weight is not None}, per_frame={self.per_frame}"
         )
-
-
-def _check_count(name: str, value: object) -> int:
-    # A float here is most likely BatchNorm3d's eps, second in its positional order.
-    if not isinstance(value, int) or value < 1:
-        raise NormalizerError(f"GroupNorm3d {name} is {value!r}; it must be a positive integer")
-    return value
-
-
-@functools.cache
-def _find_num_groups(num_channels: int, wanted: int) -> int:
-    """Returns the largest divisor of num_channels up to `wanted`; cached, so that it logs once."""
-    divisor = next(g for g in range(min(wanted, num_channels), 0, -1) if num_channels % g == 0)
-    if divisor != wanted:
-        _logger.info(
-            "GroupNorm3d: %d groups do not divide %d channels; using %d groups",
-            wanted,
-            num_channels,
-            divisor,
-        )
-    return divisor

@@ -18,6 +18,8 @@ from torch.nn.modules.batchnorm import (
     _NormBase,  # pyright: ignore[reportPrivateUsage] (torch's only common base of batch and instance norms)
 )
 
+from gnvideo.errors import NormalizerError
+
 Activation = Literal["relu"] | None
 """What follows the normalization; None is nothing."""
 
@@ -49,6 +51,18 @@ class Normalizer3d(nn.Module):
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         raise NotImplementedError
 
+    def check_input(self, x: torch.Tensor) -> None:
+        """Returns nothing.
+
+        Raises:
+            NormalizerError: x is not (N, C, T, H, W).
+        """
+        if x.ndim != 5 or x.shape[1] != self.num_channels:
+            raise NormalizerError(
+                f"{type(self).__name__} of {self.num_channels} channels got an input of shape "
+                f"{tuple(x.shape)}; it takes (N, {self.num_channels}, T, H, W)"
+            )
+
 
 def activate(y: torch.Tensor, activation: Activation) -> torch.Tensor:
     """Returns y after the activation, in y's own memory: give a tensor that nobody else needs."""
@@ -76,13 +90,29 @@ def has_running_statistics(module: nn.Module) -> bool:
 
 
 def describe_normalizers(model: nn.Module) -> str:
-    """Returns a model's normalizers by kind, such as `17 GroupNorm3d (32 groups)`."""
+    """Returns a model's normalizers by kind, such as `17 GroupNorm3d (32 groups)`.
+
+    Where channels per group were asked for, these stand in place of the groups, whose number then
+    differs from layer to layer.
+    """
     counts = Counter(describe_kind(m) for m in model.modules() if is_normalizer(m))
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "none"
 
 
 def describe_kind(normalizer: nn.Module) -> str:
     """Returns a normalizer's kind in reports, such as `GroupNorm3d (32 groups)`."""
-    num_groups = getattr(normalizer, "num_groups", None)
-    groups = "" if num_groups is None else f" ({num_groups} groups)"
-    return type(normalizer).__name__ + groups
+    return type(normalizer).__name__ + _describe_groups(normalizer)
+
+
+def _describe_groups(module: nn.Module) -> str:
+    num_groups = getattr(module, "num_groups", None)
+    if num_groups is None:
+        return ""
+    if getattr(module, "channels_per_group", None) is None:
+        groups = "1 group" if num_groups == 1 else f"{num_groups} groups"
+    else:
+        num_channels = module.num_channels
+        assert isinstance(num_channels, int)
+        width = num_channels // num_groups
+        groups = "1 channel a group" if width == 1 else f"{width} channels a group"
+    return f" ({groups}, per frame)" if getattr(module, "per_frame", False) else f" ({groups})"

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import (
 )
 
 from gnvideo.layers.batch_norm import BatchNorm3d
+from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.normalizer import is_normalizer
 
 # A subclass with another forward may compute anything, so forwards are compared, not classes.
@@ -68,6 +69,21 @@ def read_running_affine(module: nn.Module) -> RunningAffine | str:
         weight_C=torch.ones_like(mean_C) if not module.affine else module.weight.detach().double(),
         bias_C=torch.zeros_like(mean_C) if not module.affine else module.bias.detach().double(),
         eps=module.eps,
+    )
+
+
+def read_fixed_affine(module: nn.Module) -> RunningAffine | str:
+    """Returns `read_running_affine`'s map, or the one of a scale and offset without statistics."""
+    if type(module).forward is not ChannelAffine3d.forward:
+        return read_running_affine(module)
+    assert isinstance(module, ChannelAffine3d)
+    weight_C = module.weight.detach().double()
+    return RunningAffine(
+        mean_C=torch.zeros_like(weight_C),
+        var_C=torch.ones_like(weight_C),
+        weight_C=weight_C,
+        bias_C=module.bias.detach().double(),
+        eps=0.0,
     )
 
 

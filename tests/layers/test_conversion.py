@@ -58,7 +58,7 @@ def make_slow() -> nn.Module:
 # By name: what makes the network, and its input's shape after N. No feature map may have only one
 # position: there all variances are 0, and rounding is divided by sqrt(eps) in every layer.
 NETWORKS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
-    "torchvision-r3d_18": (lambda: r3d_18(num_classes=5), (3, 4, 32, 32)),
+    "torchvision-r3d_18": (lambda: r3d_18(num_classes=5), (3, 4, 24, 24)),
     "timm-resnet18": (lambda: timm.create_model("resnet18", num_classes=5), (3, 64, 64)),
     "timm-with-activations": (
         lambda: timm.create_model("test_efficientnet", num_classes=5),

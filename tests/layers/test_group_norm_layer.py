@@ -9,7 +9,7 @@ from torch import nn
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers import GroupNorm3d
-from gnvideo.layers.group_norm import _find_num_groups
+from gnvideo.layers.groups import _find_divisor
 
 
 def call(norm: Any, *arguments: Any) -> nn.Module:
@@ -71,12 +71,12 @@ def test_groups_are_the_largest_divisor_up_to_the_wanted_number(num_channels, wa
 
 
 def test_another_number_of_groups_is_logged_once_and_shown(caplog):
-    _find_num_groups.cache_clear()
+    _find_divisor.cache_clear()
     with caplog.at_level(logging.INFO, logger="gnvideo"):
         norms = [GroupNorm3d(48), GroupNorm3d(48), GroupNorm3d(64)]
 
     assert [record.message for record in caplog.records] == [
-        "GroupNorm3d: 32 groups do not divide 48 channels; using 24 groups"
+        "32 groups do not divide 48 channels; using 24"
     ]
     assert "48, num_groups=24" in repr(norms[0])
 
