@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
-from gnvideo.layers import is_normalizer, normalizer_factory
+from gnvideo.layers import NORMALIZERS, is_normalizer, normalizer_factory
 from gnvideo.models import MODELS, initialize, list_settings, make_model
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -36,20 +36,52 @@ def clips_for(name: str, num_clips: int = 2) -> torch.Tensor:
     return torch.randn(num_clips, 3, frames, pixels, pixels, generator=generator)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_normalizers_start_from_the_same_network(name):
-    batch, group = make_small(name, "batch"), make_small(name, "group")
+# What a normalizer's parameters are beside BatchNorm's, by the last part of their names.
+ADDED_PARAMETERS = {
+    "filter_response": {"tau"},
+    "evonorm_s0": {"v"},
+    "switchable": {"mean_logits", "var_logits"},
+}
 
-    parameters = dict(group.named_parameters())
-    assert {n: p.shape for n, p in batch.named_parameters()} == {
-        n: p.shape for n, p in parameters.items()
+# Every normalizer in one network, and two in all networks.
+NETWORKS_AND_NORMALIZERS = [
+    *((name, normalizer) for name in SMALL for normalizer in ("batch", "group")),
+    *(("resnet3d_10", normalizer) for normalizer in NORMALIZERS.keys() - {"batch", "group"}),
+]
+
+
+@pytest.mark.parametrize(("name", "normalizer"), NETWORKS_AND_NORMALIZERS)
+def test_normalizers_start_from_the_same_network(name, normalizer):
+    expected = dict(make_small(name, "batch").named_parameters())
+    parameters = dict(make_small(name, normalizer).named_parameters())
+
+    added = {
+        key for key in parameters if key.split(".")[-1] in ADDED_PARAMETERS.get(normalizer, ())
     }
-    for parameter_name, parameter in batch.named_parameters():
-        assert torch.equal(parameter, parameters[parameter_name]), parameter_name
+    assert parameters.keys() - added == expected.keys()
+    for parameter_name, parameter in expected.items():
+        assert torch.equal(parameters[parameter_name], parameter), parameter_name
 
 
-@pytest.mark.parametrize("normalizer", ["batch", "group"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_those_of_batch_norm_and_what_the_normalizer_adds(name):
+    with torch.device("meta"):
+        shapes = {
+            normalizer: {
+                key: parameter.shape
+                for key, parameter in make_model(
+                    name, 5, normalizer_factory(normalizer)
+                ).named_parameters()
+            }
+            for normalizer in NORMALIZERS
+        }
+    for normalizer, shape_of in shapes.items():
+        added = shape_of.keys() - shapes["batch"].keys()
+        assert {key.split(".")[-1] for key in added} <= ADDED_PARAMETERS.get(normalizer, set())
+        assert {key: shape_of[key] for key in shapes["batch"]} == shapes["batch"], normalizer
+
+
+@pytest.mark.parametrize(("name", "normalizer"), NETWORKS_AND_NORMALIZERS)
 def test_only_the_last_scale_of_each_residual_block_is_zero(name, normalizer):
     model = make_small(name, normalizer)
     final = model.final_normalizers()
@@ -63,11 +95,11 @@ def test_only_the_last_scale_of_each_residual_block_is_zero(name, normalizer):
             assert torch.equal(module.bias, torch.zeros_like(module.bias))
 
 
-def test_final_scale_is_one_for_every_normalizer_if_asked():
-    for normalizer in ("batch", "group"):
-        model = make_small("resnet3d_10", normalizer)
-        initialize(model, 0, zero_final_gamma=False)
-        assert all(norm.weight.eq(1).all() for norm in model.final_normalizers())
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_final_scale_is_one_for_every_normalizer_if_asked(normalizer):
+    model = make_small("resnet3d_10", normalizer)
+    initialize(model, 0, zero_final_gamma=False)
+    assert all(norm.weight.eq(1).all() for norm in model.final_normalizers())
 
 
 def test_seed_decides_the_weights():
@@ -160,9 +192,9 @@ def test_map_smaller_than_in_training_is_averaged_whole():
     torch.testing.assert_close(model.compute_position_logits(clips)[..., 0], model(clips))
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_every_parameter_gets_a_gradient(name):
-    model = make_small(name)
+@pytest.mark.parametrize(("name", "normalizer"), NETWORKS_AND_NORMALIZERS)
+def test_every_parameter_gets_a_gradient(name, normalizer):
+    model = make_small(name, normalizer)
     for norm in model.final_normalizers():
         nn.init.ones_(norm.weight)
     model(clips_for(name)).square().sum().backward()
