@@ -55,6 +55,7 @@ def run_values(draw: st.DrawFn) -> dict[str, Any]:
             "width": draw(COUNTS),
             "dropout_rate": draw(SHARES),
             "stem_pool": draw(st.booleans()),
+            "non_local": draw(st.booleans()),
             "temporal_strides": draw(st.lists(COUNTS, min_size=4, max_size=4)),
         },
         "normalizer": {"name": draw(TEXTS), "eps": draw(RATES)},

@@ -27,6 +27,7 @@ class ModelConfig(StrictConfig):
     temporal_strides: tuple[Count, Count, Count, Count] = Field(
         default=(1, 2, 2, 2), description="resnet3d: of stages 1 to 4"
     )
+    non_local: bool = Field(default=False, description="i3d: five non-local blocks")
     zero_final_gamma: bool = Field(
         default=True,
         description="start the last normalizer of every residual block at 0, whatever its kind",

@@ -11,9 +11,11 @@ from typing import Any
 from gnvideo.errors import ModelError
 from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import VideoClassifier
-from gnvideo.models.i3d import make_i3d_r50
+from gnvideo.models.i3d import make_i3d
+from gnvideo.models.inception_i3d import make_inception_i3d
 from gnvideo.models.initialization import initialize
 from gnvideo.models.pytorchvideo_adapter import make_pytorchvideo_resnet
+from gnvideo.models.r2plus1d import make_r2plus1d
 from gnvideo.models.resnet3d import make_resnet3d
 
 __all__ = [
@@ -21,20 +23,28 @@ __all__ = [
     "VideoClassifier",
     "initialize",
     "list_settings",
-    "make_i3d_r50",
+    "make_i3d",
+    "make_inception_i3d",
     "make_model",
     "make_pytorchvideo_resnet",
+    "make_r2plus1d",
     "make_resnet3d",
 ]
 
 # Each is called as (num_classes, make_normalizer, **settings).
 MODELS: Mapping[str, Callable[..., VideoClassifier]] = MappingProxyType(
     {
-        "i3d_r50": make_i3d_r50,
+        **{f"i3d_r{depth}": functools.partial(make_i3d, depth, False) for depth in (50, 101)},
+        **{
+            f"i3d_r{depth}_8x8": functools.partial(make_i3d, depth, True, num_frames=8)
+            for depth in (50, 101)
+        },
+        "inception_i3d": make_inception_i3d,
         **{
             f"resnet3d_{depth}": functools.partial(make_resnet3d, depth)
-            for depth in (10, 18, 34, 50)
+            for depth in (10, 18, 34, 50, 101)
         },
+        **{f"r2plus1d_{depth}": functools.partial(make_r2plus1d, depth) for depth in (18, 34)},
         **{
             f"pytorchvideo_{name}": functools.partial(make_pytorchvideo_resnet, name)
             for name in ("slow_r50", "i3d_r50", "c2d_r50")

@@ -10,17 +10,18 @@ from torch import nn
 
 from gnvideo.layers.normalizer import is_normalizer
 from gnvideo.models.classifier import VideoClassifier
+from gnvideo.models.non_local import NonLocalBlock
 
-_CLASSIFIER_STD = 0.01
+_SMALL_STD = 0.01
 
 
 def initialize(model: VideoClassifier, seed: int, zero_final_gamma: bool = True) -> None:
     """Sets all parameters of a model for training from scratch.
 
-    Convolutions: normal with variance 2 / fan_out ("He"). Linear layers: normal with deviation
-    0.01. Biases: 0. Normalizers: scale 1, offset 0. Each weight has its own generator, seeded by
-    `seed` and the weight's name, so that models which differ in their normalizer start from equal
-    convolutions, on any device.
+    Convolutions: normal with variance 2 / fan_out ("He"). Linear layers and the convolutions of
+    non-local blocks: normal with deviation 0.01. Biases: 0. Normalizers: scale 1, offset 0. Each
+    weight has its own generator, seeded by `seed` and the weight's name, so that models which
+    differ in their normalizer start from equal convolutions, on any device.
 
     Args:
         model: The model, changed in place.
@@ -30,16 +31,20 @@ def initialize(model: VideoClassifier, seed: int, zero_final_gamma: bool = True)
 
     Source: He et al., "Delving Deep into Rectifiers", ICCV 2015, arXiv:1502.01852; scale 0 as in
         Wu and He, "Group Normalization", ECCV 2018, sec. 4.1, arXiv:1803.08494; linear layers as in
-        the latter's published code.
+        the latter's published code; non-local blocks as in the code of Wang et al., "Non-local
+        Neural Networks", CVPR 2018, arXiv:1711.07971.
     """
+    non_local_blocks = [module for module in model.modules() if isinstance(module, NonLocalBlock)]
+    non_local_layers = {layer for block in non_local_blocks for layer in block.modules()}
     with torch.no_grad():
         for name, module in model.named_modules():
-            if isinstance(module, nn.Conv3d):
-                fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
-                _draw_normal(module.weight, math.sqrt(2 / fan_out), seed, f"{name}.weight")
-                _fill(module.bias, 0.0)
-            elif isinstance(module, nn.Linear):
-                _draw_normal(module.weight, _CLASSIFIER_STD, seed, f"{name}.weight")
+            if isinstance(module, nn.Conv3d | nn.Linear):
+                if isinstance(module, nn.Linear) or module in non_local_layers:
+                    std = _SMALL_STD
+                else:
+                    fan_out = module.out_channels * math.prod(module.kernel_size) // module.groups
+                    std = math.sqrt(2 / fan_out)
+                _draw_normal(module.weight, std, seed, f"{name}.weight")
                 _fill(module.bias, 0.0)
             elif is_normalizer(module):
                 reset_parameters = module.reset_parameters

@@ -1,4 +1,4 @@
-"""What I3D and ResNet-3D share: the shortcut, the sum with it, and the pooled classifier.
+"""What the residual networks share: the shortcut, the sum with it, and the pooled classifier.
 
 Axes: N clips, C channels, T frames, H height, W width.
 """
@@ -10,6 +10,7 @@ from torch import nn
 
 from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import Size3, VideoClassifier
+from gnvideo.models.non_local import NonLocalBlock
 
 
 class ResidualBlock(nn.Module):
@@ -59,8 +60,9 @@ class ResidualClassifier(VideoClassifier):
         return self.fc
 
     def final_normalizers(self) -> list[nn.Module]:
-        """Returns the last normalizer of each residual block."""
-        return [m.final_normalizer for m in self.modules() if isinstance(m, ResidualBlock)]
+        """Returns the last normalizer of each residual block, non-local blocks included."""
+        blocks = (m for m in self.modules() if isinstance(m, ResidualBlock | NonLocalBlock))
+        return [block.final_normalizer for block in blocks]
 
     def forward(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         """Returns the logits (N, num_classes); see `VideoClassifier.forward`."""

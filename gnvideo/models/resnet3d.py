@@ -1,13 +1,14 @@
 """ResNet-3D: residual networks whose 3x3 convolutions are 3x3x3.
 
-Depth 18 with width 64 has the layout and the parameter names of torchvision's `r3d_18`.
+Depth 18 with width 64 has the layout and the parameter names of torchvision's `r3d_18`. R(2+1)D,
+in `r2plus1d.py`, is the same network of other blocks and another stem.
 
 Axes: N clips, C channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -24,9 +25,11 @@ from gnvideo.models.residual import (
     make_padded_conv,
 )
 
-_STEM = Window((3, 7, 7), (1, 2, 2), (1, 3, 3))
+STEM = Window((3, 7, 7), (1, 2, 2), (1, 3, 3))
 _STEM_POOL = Window((1, 3, 3), (1, 2, 2), (0, 1, 1))
 _SPATIAL_STRIDES = (1, 2, 2, 2)
+
+_EXPANSION = 4
 
 
 def make_resnet3d(
@@ -44,7 +47,8 @@ def make_resnet3d(
     """Returns a ResNet-3D.
 
     Args:
-        depth: 10 or 18 or 34 (basic blocks; 10 has one in each stage) or 50 (bottlenecks).
+        depth: 10 or 18 or 34 (basic blocks; 10 has one in each stage) or 50 or 101
+            (bottlenecks).
         num_classes: The number of classes.
         make_normalizer: Makes every normalizer of the network.
         width: Channels of the first convolution; all others in proportion.
@@ -63,53 +67,73 @@ def make_resnet3d(
     """
     if depth not in _DEPTHS:
         raise ModelError(f"depth is {depth}; a resnet3d has depth {', '.join(map(str, _DEPTHS))}")
-    if len(temporal_strides) != len(_SPATIAL_STRIDES) or min(temporal_strides) < 1:
-        raise ModelError(
-            f"temporal_strides is {tuple(temporal_strides)}; give four positive integers"
-        )
     check_settings(
         width=width,
         dropout_rate=dropout_rate,
         num_frames=num_frames,
         train_crop_pixels=train_crop_pixels,
     )
-    strides = [(t, s, s) for t, s in zip(temporal_strides, _SPATIAL_STRIDES, strict=True)]
-    train_clip = (num_frames, train_crop_pixels, train_crop_pixels)
+    stem_windows = [STEM, _STEM_POOL] if stem_pool else [STEM]
+    stem = nn.Sequential(
+        make_normalizer.make_conv(3, width, *STEM),
+        make_normalizer(width, "relu"),
+        *(nn.MaxPool3d(*window) for window in stem_windows[1:]),
+    )
     return ResNet3D(
         _DEPTHS[depth],
         num_classes,
         make_normalizer,
+        stem,
+        stem_windows,
         width,
         dropout_rate,
-        stem_pool,
-        strides,
-        train_clip,
+        temporal_strides,
+        (num_frames, train_crop_pixels, train_crop_pixels),
     )
 
 
+class Layout(NamedTuple):
+    """The kind of residual block and how many of them each stage has.
+
+    Attributes:
+        block: `(in_channels, inner_channels, stride, make_normalizer) -> block`.
+        expansion: A block's output channels for one inner channel.
+        num_blocks: Blocks of each stage.
+    """
+
+    block: Callable[[int, int, Size3, NormalizerFactory], ResidualBlock]
+    expansion: int
+    num_blocks: tuple[int, int, int, int]
+
+
 class ResNet3D(ResidualClassifier):
-    """See `make_resnet3d`."""
+    """A stem to `width` channels and four stages; see `make_resnet3d` and `make_r2plus1d`.
+
+    Raises:
+        ModelError: temporal_strides are not four positive integers, or as `VideoClassifier`.
+    """
 
     def __init__(
         self,
-        layout: _Layout,
+        layout: Layout,
         num_classes: int,
         make_normalizer: NormalizerFactory,
+        stem: nn.Sequential,
+        stem_windows: Sequence[Window],
         width: int,
         dropout_rate: float,
-        stem_pool: bool,
-        strides: Sequence[Size3],
+        temporal_strides: Sequence[int],
         train_clip: Size3,
     ) -> None:
-        windows = [_STEM, *([_STEM_POOL] if stem_pool else [])]
-        windows += [Window((3, 3, 3), stride, (1, 1, 1)) for stride in strides]
+        if len(temporal_strides) != len(_SPATIAL_STRIDES) or min(temporal_strides) < 1:
+            raise ModelError(
+                f"temporal_strides is {tuple(temporal_strides)}; give four positive integers"
+            )
+        strides = [(t, s, s) for t, s in zip(temporal_strides, _SPATIAL_STRIDES, strict=True)]
+        windows = [*stem_windows, *(Window((3, 3, 3), stride, (1, 1, 1)) for stride in strides)]
         super().__init__(num_classes, windows, train_clip)
 
-        self.stem = nn.Sequential(
-            make_normalizer.make_conv(3, width, *_STEM),
-            make_normalizer(width, "relu"),
-            *([nn.MaxPool3d(*_STEM_POOL)] if stem_pool else []),
-        )
+        self.stem = stem
         stages: list[nn.Sequential] = []
         in_channels = width
         for stage, (num_blocks, stride) in enumerate(zip(layout.num_blocks, strides, strict=True)):
@@ -120,7 +144,7 @@ class ResNet3D(ResidualClassifier):
                 blocks.append(
                     layout.block(in_channels, inner_channels, block_stride, make_normalizer)
                 )
-                in_channels = inner_channels * layout.block.expansion
+                in_channels = inner_channels * layout.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.dropout = nn.Dropout(dropout_rate)
@@ -135,8 +159,6 @@ class ResNet3D(ResidualClassifier):
 
 class _BasicBlock(ResidualBlock):
     """Two 3x3x3 convolutions, the first with the stride."""
-
-    expansion = 1
 
     def __init__(
         self,
@@ -167,8 +189,6 @@ class _BasicBlock(ResidualBlock):
 class _Bottleneck(ResidualBlock):
     """1x1x1, then 3x3x3 with the stride, then 1x1x1."""
 
-    expansion = 4
-
     def __init__(
         self,
         in_channels: int,
@@ -176,7 +196,7 @@ class _Bottleneck(ResidualBlock):
         stride: Size3,
         make_normalizer: NormalizerFactory,
     ) -> None:
-        out_channels = inner_channels * self.expansion
+        out_channels = inner_channels * _EXPANSION
         super().__init__()
         self.conv1 = nn.Sequential(
             make_padded_conv(in_channels, inner_channels, (1, 1, 1), make_normalizer),
@@ -200,18 +220,12 @@ class _Bottleneck(ResidualBlock):
         return self.conv3(self.conv2(self.conv1(x)))
 
 
-class _Layout(NamedTuple):
-    """The kind of block and how many of them each stage has."""
-
-    block: type[_BasicBlock] | type[_Bottleneck]
-    num_blocks: tuple[int, int, int, int]
-
-
-_DEPTHS: Mapping[int, _Layout] = MappingProxyType(
+_DEPTHS: Mapping[int, Layout] = MappingProxyType(
     {
-        10: _Layout(_BasicBlock, (1, 1, 1, 1)),
-        18: _Layout(_BasicBlock, (2, 2, 2, 2)),
-        34: _Layout(_BasicBlock, (3, 4, 6, 3)),
-        50: _Layout(_Bottleneck, (3, 4, 6, 3)),
+        10: Layout(_BasicBlock, 1, (1, 1, 1, 1)),
+        18: Layout(_BasicBlock, 1, (2, 2, 2, 2)),
+        34: Layout(_BasicBlock, 1, (3, 4, 6, 3)),
+        50: Layout(_Bottleneck, _EXPANSION, (3, 4, 6, 3)),
+        101: Layout(_Bottleneck, _EXPANSION, (3, 4, 23, 3)),
     }
 )

@@ -49,31 +49,73 @@ def test_parameters_and_costs(row):
         assert f"{count_macs(model, clips) / 1e9:.2f}" == row["gmac"]
 
 
-def test_i3d_feature_maps_after_each_stage():
+@pytest.mark.parametrize(
+    ("name", "frames", "pixels"),
+    [
+        ("i3d_r50", 32, 224),
+        ("i3d_r50_8x8", 8, 224),
+        ("inception_i3d", 64, 224),
+        ("r2plus1d_18", 16, 112),
+    ],
+)
+def test_feature_maps_after_each_layer_of_the_table(name, frames, pixels):
     sizes: dict[str, list[int]] = {}
 
     def remember(name: str):
         return lambda module, inputs, output: sizes.update({name: list(output.shape[1:])})
 
     with torch.device("meta"):
-        model = make_model("i3d_r50", 400, normalizer_factory("group"))
-        table = read_table("i3d_r50_feature_maps.csv")
+        model = make_model(name, 400, normalizer_factory("group"))
+        table = read_table(f"{name}_feature_maps.csv")
         for row in table:
             model.get_submodule(row["module"]).register_forward_hook(remember(row["module"]))
-        model(torch.empty(1, 3, 32, 224, 224))
+        model(torch.empty(1, 3, frames, pixels, pixels))
 
     for row in table:
         expected = [int(row[column]) for column in ("channels", "frames", "height", "width")]
         assert sizes[row["module"]] == expected, row["module"]
 
 
-def test_i3d_inflates_the_first_convolution_of_every_block_of_the_pattern():
+@pytest.mark.parametrize(
+    ("name", "layer3"),
+    [("i3d_r50", "101010"), ("i3d_r50_8x8", "101010"), ("i3d_r101", "10" * 11 + "1")],
+)
+def test_i3d_inflates_the_first_convolution_of_every_block_of_the_pattern(name, layer3):
     with torch.device("meta"):
-        model: Any = make_model("i3d_r50", 400, normalizer_factory("batch"))
+        model: Any = make_model(name, 400, normalizer_factory("batch"))
     patterns = [
         "".join(str(int(block.conv1.kernel_size == (3, 1, 1))) for block in stage)
         for stage in (model.layer1, model.layer2, model.layer3, model.layer4)
     ]
-    assert patterns == ["111", "1010", "101010", "010"]
+    assert patterns == ["111", "1010", layer3, "010"]
     assert all(block.conv2.kernel_size == (1, 3, 3) for block in model.layer3)
     assert model.layer3[0].conv2.stride == (1, 2, 2)
+
+
+def test_forms_for_few_frames_take_the_weights_of_those_for_many():
+    with torch.device("meta"):
+        for depth in (50, 101):
+            sparse, dense = (
+                make_model(f"i3d_r{depth}{form}", 400, normalizer_factory("batch")).state_dict()
+                for form in ("_8x8", "")
+            )
+            assert {k: v.shape for k, v in sparse.items()} == {k: v.shape for k, v in dense.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "num_parameters"),
+    [
+        # torchvision's metadata of R2Plus1D_18_Weights.
+        ("r2plus1d_18", {}, 31_505_325),
+        # By hand: each of a block's layers with bias and scale, twice C = 512 and thrice 1024.
+        (
+            "i3d_r50",
+            {"non_local": True},
+            28_043_472 + sum(2 * c * c + 7 * c // 2 for c in (512, 512, 1024, 1024, 1024)),
+        ),
+    ],
+)
+def test_parameters_are_as_many_as_published(name, settings, num_parameters):
+    with torch.device("meta"):
+        model = make_model(name, 400, normalizer_factory("group"), **settings)
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters

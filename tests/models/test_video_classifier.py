@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,17 +11,57 @@ from torch import nn
 
 from gnvideo.errors import ModelError
 from gnvideo.layers import NORMALIZERS, is_normalizer, normalizer_factory
-from gnvideo.models import MODELS, initialize, list_settings, make_model
+from gnvideo.models import (
+    MODELS,
+    initialize,
+    list_settings,
+    make_i3d,
+    make_model,
+    make_r2plus1d,
+    make_resnet3d,
+)
+
+# Residual blocks, non-local ones included; 16 of all others.
+NUM_BLOCKS = {
+    "i3d_r101": 33,
+    "i3d_r50_8x8": 16 + 5,
+    "i3d_r101_8x8": 33 + 5,
+    "inception_i3d": 0,
+    "resnet3d_10": 4,
+    "resnet3d_18": 8,
+    "resnet3d_101": 33,
+    "r2plus1d_18": 8,
+}
 
 SMALL: dict[str, dict[str, Any]] = {
     "i3d_r50": {"width": 8, "train_crop_pixels": 64, "num_frames": 8},
+    "i3d_r101": {"width": 4, "train_crop_pixels": 64, "num_frames": 8},
+    "i3d_r50_8x8": {"width": 8, "non_local": True, "train_crop_pixels": 64, "num_frames": 4},
+    "i3d_r101_8x8": {"width": 4, "non_local": True, "train_crop_pixels": 64, "num_frames": 4},
+    "inception_i3d": {"width": 8, "train_crop_pixels": 64, "num_frames": 16},
     "resnet3d_10": {"width": 8, "train_crop_pixels": 32, "num_frames": 8},
     "resnet3d_18": {"width": 8, "train_crop_pixels": 32, "num_frames": 8, "stem_pool": True},
     "resnet3d_34": {"width": 4, "train_crop_pixels": 32, "num_frames": 8},
     "resnet3d_50": {"width": 4, "temporal_strides": (1, 1, 2, 1)},
+    "resnet3d_101": {"width": 4, "train_crop_pixels": 32, "num_frames": 8},
+    "r2plus1d_18": {"width": 8, "train_crop_pixels": 32, "num_frames": 8},
+    "r2plus1d_34": {"width": 4, "train_crop_pixels": 32, "temporal_strides": (1, 1, 2, 1)},
     # The one network of pytorchvideo that stands for all three: their width is fixed.
     "pytorchvideo_c2d_r50": {"train_crop_pixels": 64, "num_frames": 4},
 }
+
+# What a normalizer's parameters are beside BatchNorm's, by the last part of their names.
+ADDED_PARAMETERS = {
+    "filter_response": {"tau"},
+    "evonorm_s0": {"v"},
+    "switchable": {"mean_logits", "var_logits"},
+}
+
+# Every normalizer in one network, and GroupNorm in all networks.
+NETWORKS_AND_NORMALIZERS = [
+    *((name, "group") for name in SMALL),
+    *(("resnet3d_10", normalizer) for normalizer in NORMALIZERS if normalizer != "group"),
+]
 
 
 def make_small(name: str, normalizer: str = "group", seed: int = 0) -> Any:
@@ -36,29 +77,13 @@ def clips_for(name: str, num_clips: int = 2) -> torch.Tensor:
     return torch.randn(num_clips, 3, frames, pixels, pixels, generator=generator)
 
 
-# What a normalizer's parameters are beside BatchNorm's, by the last part of their names.
-ADDED_PARAMETERS = {
-    "filter_response": {"tau"},
-    "evonorm_s0": {"v"},
-    "switchable": {"mean_logits", "var_logits"},
-}
-
-# Every normalizer in one network, and two in all networks.
-NETWORKS_AND_NORMALIZERS = [
-    *((name, normalizer) for name in SMALL for normalizer in ("batch", "group")),
-    *(("resnet3d_10", normalizer) for normalizer in NORMALIZERS.keys() - {"batch", "group"}),
-]
-
-
 @pytest.mark.parametrize(("name", "normalizer"), NETWORKS_AND_NORMALIZERS)
 def test_normalizers_start_from_the_same_network(name, normalizer):
     expected = dict(make_small(name, "batch").named_parameters())
     parameters = dict(make_small(name, normalizer).named_parameters())
 
-    added = {
-        key for key in parameters if key.split(".")[-1] in ADDED_PARAMETERS.get(normalizer, ())
-    }
-    assert parameters.keys() - added == expected.keys()
+    added = parameters.keys() - expected.keys()
+    assert {key.split(".")[-1] for key in added} == ADDED_PARAMETERS.get(normalizer, set())
     for parameter_name, parameter in expected.items():
         assert torch.equal(parameters[parameter_name], parameter), parameter_name
 
@@ -81,13 +106,15 @@ def test_parameters_are_those_of_batch_norm_and_what_the_normalizer_adds(name):
         assert {key: shape_of[key] for key in shapes["batch"]} == shapes["batch"], normalizer
 
 
-@pytest.mark.parametrize(("name", "normalizer"), NETWORKS_AND_NORMALIZERS)
+@pytest.mark.parametrize(
+    ("name", "normalizer"),
+    [*NETWORKS_AND_NORMALIZERS, *((name, "batch") for name in SMALL if name != "resnet3d_10")],
+)
 def test_only_the_last_scale_of_each_residual_block_is_zero(name, normalizer):
     model = make_small(name, normalizer)
     final = model.final_normalizers()
 
-    num_blocks = {"resnet3d_10": 4, "resnet3d_18": 8}.get(name, 16)
-    assert len({id(norm) for norm in final}) == num_blocks
+    assert len({id(norm) for norm in final}) == NUM_BLOCKS.get(name, 16)
     for module in model.modules():
         if is_normalizer(module):
             value = 0.0 if any(module is norm for norm in final) else 1.0
@@ -142,7 +169,7 @@ def test_training_clip_has_one_position_with_the_logits_of_forward(name):
     torch.testing.assert_close(whole_logits[..., 0], logits)
 
 
-@pytest.mark.parametrize("name", ["i3d_r50", "resnet3d_10", "pytorchvideo_c2d_r50"])
+@pytest.mark.parametrize("name", ["i3d_r50", "i3d_r50_8x8", "resnet3d_10", "pytorchvideo_c2d_r50"])
 def test_positions_are_the_windows_of_the_training_size_on_the_feature_map(name):
     model = make_small(name).eval()
     clip = clips_for(name, 1)
@@ -231,9 +258,12 @@ def test_too_small_clip_names_the_smallest(name, normalizer):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("resnet50", {}, "unknown model 'resnet50'; choose one of i3d_r50, resnet3d_10"),
+        ("resnet50", {}, "unknown model 'resnet50'; choose one of i3d_r50, i3d_r101, i3d_r50_8x8"),
         ("i3d_r50", {"stem_pool": True}, "no setting 'stem_pool'; its settings are width"),
         ("i3d_r50", {"num_frames": 4}, "4 frames of 224 x 224 pixels is too small"),
+        ("resnet3d_18", {"non_local": True}, "no setting 'non_local'"),
+        ("inception_i3d", {"width": 12}, "width is 12; inception_i3d takes multiples of 8"),
+        ("r2plus1d_18", {"temporal_strides": (1, 2, 2, 0)}, r"is \(1, 2, 2, 0\); give four"),
         ("i3d_r50", {"width": 0}, "width is 0; it must be a positive integer"),
         ("resnet3d_18", {"dropout_rate": 1.0}, r"dropout_rate is 1.0; it must be in \[0, 1\)"),
         ("resnet3d_18", {"temporal_strides": (1, 2)}, r"is \(1, 2\); give four positive integers"),
@@ -243,6 +273,19 @@ def test_too_small_clip_names_the_smallest(name, normalizer):
 def test_wrong_setting_is_named(name, settings, message):
     with pytest.raises(ModelError, match=message):
         make_model(name, 5, normalizer_factory("group"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (functools.partial(make_i3d, 18, False), "depth is 18; an i3d has depth 50 or 101"),
+        (functools.partial(make_r2plus1d, 50), "depth is 50; an r2plus1d has depth 18 or 34"),
+        (functools.partial(make_resnet3d, 20), "depth is 20; a resnet3d has depth 10, 18, 34, 50"),
+    ],
+)
+def test_unknown_depth_names_the_known_ones(make, message):
+    with pytest.raises(ModelError, match=message):
+        make(5, normalizer_factory("group"))
 
 
 def test_wrong_number_of_classes_is_named():
