@@ -120,4 +120,6 @@ def _mix(
     """Returns the mean (N, C) of statistics that broadcast to it, weighted by the softmax."""
     instance, layer, batch = statistics
     weights_K = logits_K.softmax(0)
-    return weights_K[0] * instance + weights_K[1] * layer + weights_K[2] * batch
+    # The weights add to 1. In this form a large common part of the means does not reach the
+    # gradient of the logits, where it would have to cancel.
+    return instance + weights_K[1] * (layer - instance) + weights_K[2] * (batch - instance)
