@@ -14,7 +14,7 @@ from gnvideo.models.classifier import VideoClassifier
 from gnvideo.models.i3d import make_i3d
 from gnvideo.models.inception_i3d import make_inception_i3d
 from gnvideo.models.initialization import initialize
-from gnvideo.models.pytorchvideo_adapter import make_pytorchvideo_resnet
+from gnvideo.models.pytorchvideo_adapter import PYTORCHVIDEO_NETWORKS, make_pytorchvideo_network
 from gnvideo.models.r2plus1d import make_r2plus1d
 from gnvideo.models.resnet3d import make_resnet3d
 
@@ -26,7 +26,7 @@ __all__ = [
     "make_i3d",
     "make_inception_i3d",
     "make_model",
-    "make_pytorchvideo_resnet",
+    "make_pytorchvideo_network",
     "make_r2plus1d",
     "make_resnet3d",
 ]
@@ -46,8 +46,14 @@ MODELS: Mapping[str, Callable[..., VideoClassifier]] = MappingProxyType(
         },
         **{f"r2plus1d_{depth}": functools.partial(make_r2plus1d, depth) for depth in (18, 34)},
         **{
-            f"pytorchvideo_{name}": functools.partial(make_pytorchvideo_resnet, name)
-            for name in ("slow_r50", "i3d_r50", "c2d_r50")
+            f"pytorchvideo_{name}": functools.partial(
+                make_pytorchvideo_network,
+                name,
+                dropout_rate=spec.dropout_rate,
+                train_crop_pixels=spec.train_crop_pixels,
+                num_frames=spec.num_frames,
+            )
+            for name, spec in PYTORCHVIDEO_NETWORKS.items()
         },
     }
 )

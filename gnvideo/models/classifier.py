@@ -1,6 +1,7 @@
 """What every model is: a video classifier with a forward for training and one for full frames.
 
-Axes: N clips, C channels, T frames, H height, W width, P positions of the classifier on a map.
+Axes: N clips, C channels, T frames, H height, W width, K classes, P positions of the classifier on
+a map.
 """
 
 from __future__ import annotations
@@ -56,8 +57,15 @@ class VideoClassifier(nn.Module):
         raise NotImplementedError
 
     def get_classifier(self) -> nn.Linear:
-        """Returns the last layer, from pooled features to logits."""
+        """Returns the last layer, whose outputs are the logits."""
         raise NotImplementedError
+
+    def classify(self, pooled_NCTHW: torch.Tensor) -> torch.Tensor:
+        """Returns the logits (N, K, T, H, W) of each place of a pooled map, without dropout.
+
+        A network that has more than the last layer after its pooling overrides this.
+        """
+        return self.get_classifier()(pooled_NCTHW.movedim(1, -1)).movedim(-1, 1)
 
     def final_normalizers(self) -> list[nn.Module]:
         """Returns the last normalizer of each residual block, whose scale starts at 0."""
@@ -87,8 +95,8 @@ class VideoClassifier(nn.Module):
         """
         feature_map = self.compute_feature_map(clips_NCTHW)
         window = [min(size) for size in zip(feature_map.shape[2:], self.position_pool, strict=True)]
-        pooled_NCP = nn.functional.avg_pool3d(feature_map, window, stride=1).flatten(2)
-        return self.get_classifier()(pooled_NCP.transpose(1, 2)).transpose(1, 2)
+        pooled_NCTHW = nn.functional.avg_pool3d(feature_map, window, stride=1)
+        return self.classify(pooled_NCTHW).flatten(2)
 
     def compute_whole_logits(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         """Returns the logits (N, num_classes, 1) of the mean of the whole feature map.
@@ -98,8 +106,8 @@ class VideoClassifier(nn.Module):
         Raises:
             ModelError: The clips are too small for the network's strides.
         """
-        mean_NC = self.compute_feature_map(clips_NCTHW).mean(dim=(2, 3, 4))
-        return self.get_classifier()(mean_NC)[..., None]
+        mean_NCTHW = self.compute_feature_map(clips_NCTHW).mean(dim=(2, 3, 4), keepdim=True)
+        return self.classify(mean_NCTHW).flatten(2)
 
     def compute_map_size(self, clip: Size3) -> Size3:
         """Returns the size (T, H, W) of the last feature map of a clip of (frames, height, width).

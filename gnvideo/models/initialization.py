@@ -18,10 +18,11 @@ _SMALL_STD = 0.01
 def initialize(model: VideoClassifier, seed: int, zero_final_gamma: bool = True) -> None:
     """Sets all parameters of a model for training from scratch.
 
-    Convolutions: normal with variance 2 / fan_out ("He"). Linear layers and the convolutions of
-    non-local blocks: normal with deviation 0.01. Biases: 0. Normalizers: scale 1, offset 0. Each
-    weight has its own generator, seeded by `seed` and the weight's name, so that models which
-    differ in their normalizer start from equal convolutions, on any device.
+    Convolutions: normal with variance 2 / fan_out ("He"), where fan_out counts the outputs that one
+    input reaches: C_out / groups times the kernel, so 27 in a depthwise 3x3x3. Linear layers and
+    the convolutions of non-local blocks: normal with deviation 0.01. Biases: 0. Normalizers: scale
+    1, offset 0. Each weight has its own generator, seeded by `seed` and the weight's name, so that
+    models which differ in their normalizer start from equal convolutions, on any device.
 
     Args:
         model: The model, changed in place.

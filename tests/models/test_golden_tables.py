@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from gnvideo.layers import normalizer_factory
+from gnvideo.layers import is_normalizer, normalizer_factory
 from gnvideo.models import VideoClassifier, make_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -21,17 +21,22 @@ def read_table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def count_macs(model: VideoClassifier, clips: torch.Tensor) -> int:
-    """Multiply-accumulates of all convolutions and linear layers."""
+def count_macs(
+    model: VideoClassifier, clips: torch.Tensor, operations_per_normalized_value: int = 0
+) -> int:
+    """Multiply-accumulates of convolutions and linear layers, and operations of normalizers."""
     macs = 0
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal macs
-        assert isinstance(module.weight, torch.Tensor)
-        macs += output.numel() * module.weight[0].numel()
+        if is_normalizer(module):
+            macs += output.numel() * operations_per_normalized_value
+        else:
+            assert isinstance(module.weight, torch.Tensor)
+            macs += output.numel() * module.weight[0].numel()
 
     for module in model.modules():
-        if isinstance(module, nn.Conv3d | nn.Linear):
+        if isinstance(module, nn.Conv3d | nn.Linear) or is_normalizer(module):
             module.register_forward_hook(count)
     model(clips)
     return macs
@@ -45,8 +50,22 @@ def test_parameters_and_costs(row):
 
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     assert f"{num_parameters / 1e6:.2f}" == row["parameters_millions"]
-    if row["gmac"]:
-        assert f"{count_macs(model, clips) / 1e9:.2f}" == row["gmac"]
+    assert f"{count_macs(model, clips) / 1e9:.2f}" == row["gmac"]
+
+
+@pytest.mark.parametrize(
+    "row", read_table("pytorchvideo_model_zoo.csv"), ids=lambda row: row["model"]
+)
+def test_parameters_and_costs_are_those_of_pytorchvideos_model_zoo(row):
+    with torch.device("meta"):
+        model = make_model(row["model"], 400, normalizer_factory("batch"))
+        clips = torch.empty(1, 3, int(row["frames"]), int(row["pixels"]), int(row["pixels"]))
+
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert f"{num_parameters / 1e6:.2f}" == row["parameters_millions"]
+    # Most rows of the zoo count BatchNorm too, with fvcore's 5 operations for each value.
+    gmac = count_macs(model, clips, int(row["operations_per_normalized_value"])) / 1e9
+    assert f"{gmac:.2f}" == row["gflops"]
 
 
 @pytest.mark.parametrize(

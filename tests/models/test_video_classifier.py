@@ -31,6 +31,8 @@ NUM_BLOCKS = {
     "resnet3d_18": 8,
     "resnet3d_101": 33,
     "r2plus1d_18": 8,
+    "pytorchvideo_slowfast_r50": 32,
+    "pytorchvideo_x3d_xs": 26,
 }
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -46,8 +48,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet3d_101": {"width": 4, "train_crop_pixels": 32, "num_frames": 8},
     "r2plus1d_18": {"width": 8, "train_crop_pixels": 32, "num_frames": 8},
     "r2plus1d_34": {"width": 4, "train_crop_pixels": 32, "temporal_strides": (1, 1, 2, 1)},
-    # The one network of pytorchvideo that stands for all three: their width is fixed.
+    # One network of pytorchvideo for each kind of head and input: their width is fixed.
     "pytorchvideo_c2d_r50": {"train_crop_pixels": 64, "num_frames": 4},
+    "pytorchvideo_slowfast_r50": {"train_crop_pixels": 64, "num_frames": 8},
+    "pytorchvideo_x3d_xs": {"train_crop_pixels": 64},
 }
 
 # What a normalizer's parameters are beside BatchNorm's, by the last part of their names.
@@ -71,8 +75,8 @@ def make_small(name: str, normalizer: str = "group", seed: int = 0) -> Any:
 
 
 def clips_for(name: str, num_clips: int = 2) -> torch.Tensor:
-    frames = SMALL[name].get("num_frames", 16)
-    pixels = SMALL[name].get("train_crop_pixels", 112)
+    settings = list_settings(name) | SMALL[name]
+    frames, pixels = settings["num_frames"], settings["train_crop_pixels"]
     generator = torch.Generator().manual_seed(1)
     return torch.randn(num_clips, 3, frames, pixels, pixels, generator=generator)
 
@@ -169,7 +173,13 @@ def test_training_clip_has_one_position_with_the_logits_of_forward(name):
     torch.testing.assert_close(whole_logits[..., 0], logits)
 
 
-@pytest.mark.parametrize("name", ["i3d_r50", "i3d_r50_8x8", "resnet3d_10", "pytorchvideo_c2d_r50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("i3d_r50", "i3d_r50_8x8", "resnet3d_10", "pytorchvideo_c2d_r50"),
+        *("pytorchvideo_slowfast_r50", "pytorchvideo_x3d_xs"),
+    ],
+)
 def test_positions_are_the_windows_of_the_training_size_on_the_feature_map(name):
     model = make_small(name).eval()
     clip = clips_for(name, 1)
@@ -179,14 +189,17 @@ def test_positions_are_the_windows_of_the_training_size_on_the_feature_map(name)
         position_logits = model.compute_position_logits(wide)
         whole_logits = model.compute_whole_logits(wide)
         T, H, W = model.position_pool
-        classifier = model.get_classifier()
+
+        def classify_mean(window: torch.Tensor) -> torch.Tensor:
+            return model.classify(window.mean((2, 3, 4), keepdim=True))[..., 0, 0, 0]
+
         expected = [
-            classifier(feature_map[:, :, t : t + T, h : h + H, w : w + W].mean((2, 3, 4)))
+            classify_mean(feature_map[:, :, t : t + T, h : h + H, w : w + W])
             for t in range(feature_map.shape[2] - T + 1)
             for h in range(feature_map.shape[3] - H + 1)
             for w in range(feature_map.shape[4] - W + 1)
         ]
-        expected_whole = classifier(feature_map.mean((2, 3, 4)))
+        expected_whole = classify_mean(feature_map)
 
     assert len(expected) > 1
     torch.testing.assert_close(position_logits, torch.stack(expected, dim=2))
@@ -201,7 +214,7 @@ def test_predicted_map_size_is_that_of_the_feature_map(name):
         feature_map = model.compute_feature_map(clips)
     if name.startswith("pytorchvideo"):
         # There the head's pooling is counted too.
-        feature_map = model.blocks[-1].pool(feature_map)
+        feature_map = nn.functional.avg_pool3d(feature_map, model.position_pool, stride=1)
     assert feature_map.shape[2:] == model.compute_map_size((16, 113, 150))
 
 
