@@ -36,7 +36,7 @@ from gnvideo.layers.switchable_norm import SwitchableNorm3d
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What `convert_normalizer` did; as text, a line for each pair of kinds and for what it left.
+    """What `convert_normalizer` did; as text, a line for each old kind and for what it left.
 
     Attributes:
         converted: Number of modules by (old kind, new kind).
@@ -47,7 +47,14 @@ class ConversionReport:
     left_alone: Mapping[tuple[str, str], tuple[str, ...]]
 
     def __str__(self) -> str:
-        lines = [f"{count} {old} -> {new}" for (old, new), count in self.converted.items()]
+        new_kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for (old, new), count in self.converted.items():
+            new_kinds[old][new] += count
+        lines = [
+            f"{counts.total()} {old} -> "
+            + ", ".join(f"{count} {new}" for new, count in counts.most_common())
+            for old, counts in new_kinds.items()
+        ]
         return "\n".join(lines + describe_left_alone(self.left_alone))
 
 

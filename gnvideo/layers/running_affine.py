@@ -96,13 +96,17 @@ def find_normalizers(model: nn.Module) -> dict[str, nn.Module]:
     """Returns by name what normalizes, once each: as `is_normalizer` says or as its class's name.
 
     The name counts for classes that this project does not know, so that none is passed over in
-    silence; containers that are named for what they hold do not count.
+    silence. Containers do not count, nor do convolutions by normalized weights.
     """
     return {
         name: module
         for name, module in model.named_modules()
         if is_normalizer(module)
-        or ("norm" in type(module).__name__.lower() and not any(module.children()))
+        or (
+            "norm" in type(module).__name__.lower()
+            and not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+            and not any(module.children())
+        )
     }
 
 

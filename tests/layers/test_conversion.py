@@ -151,15 +151,19 @@ def test_normalizers_that_evaluate_alike_keep_every_clips_logits(name):
     torch.testing.assert_close(compute_logits(model, clips), expected)
 
 
-def test_converted_network_has_the_keys_of_one_built_with_the_normalizer():
-    settings = {"width": 4, "train_crop_pixels": 32, "num_frames": 4}
-    built = make_model("resnet3d_10", 5, normalizer_factory("group"), **settings)
-    converted = make_model("resnet3d_10", 5, normalizer_factory("batch"), **settings)
+@pytest.mark.parametrize(
+    "name", ["resnet3d_10", "inception_i3d", "i3d_r50_8x8", "pytorchvideo_x3d_xs"]
+)
+def test_converted_network_is_the_one_built_with_the_normalizer(name):
+    with torch.device("meta"):
+        built = make_model(name, 5, normalizer_factory("group"))
+        converted = make_model(name, 5, normalizer_factory("batch"))
     convert_normalizer(converted, "group")
+    assert repr(converted) == repr(built)
     assert {key: value.shape for key, value in converted.state_dict().items()} == {
         key: value.shape for key, value in built.state_dict().items()
     }
-    assert repr(converted) == repr(built)
+    assert len(converted.final_normalizers()) == len(built.final_normalizers())
 
 
 def test_timms_network_has_the_keys_that_timm_gives_its_own():
@@ -241,6 +245,7 @@ def test_report_says_what_changed_and_what_did_not_and_why():
     model = nn.Sequential(
         nn.Conv3d(3, 8, 1),
         nn.BatchNorm3d(8),
+        nn.BatchNorm3d(6),
         nn.BatchNorm3d(16),
         nn.BatchNorm3d(16),
         nn.LayerNorm(8),
@@ -251,15 +256,15 @@ def test_report_says_what_changed_and_what_did_not_and_why():
         nn.BatchNorm1d(8),
     )
     assert str(convert_normalizer(model, "group", num_groups=8)).splitlines() == [
-        "3 BatchNorm3d -> GroupNorm3d (8 groups)",
-        "1 LayerNorm left alone, which has no running statistics: 4",
-        "1 UnknownNorm left alone, which has no running statistics: 5",
-        "1 ScaledBatchNorm left alone, which has a forward of its own: 6",
-        "1 LazyBatchNorm3d left alone, which does not know its channels before its first input: 7",
-        "1 BatchNorm3d left alone, which has no running statistics: 8",
-        "1 BatchNorm1d left alone, which normalizes vectors: 9",
+        "4 BatchNorm3d -> 3 GroupNorm3d (8 groups), 1 GroupNorm3d (6 groups)",
+        "1 LayerNorm left alone, which has no running statistics: 5",
+        "1 UnknownNorm left alone, which has no running statistics: 6",
+        "1 ScaledBatchNorm left alone, which has a forward of its own: 7",
+        "1 LazyBatchNorm3d left alone, which does not know its channels before its first input: 8",
+        "1 BatchNorm3d left alone, which has no running statistics: 9",
+        "1 BatchNorm1d left alone, which normalizes vectors: 10",
     ]
-    assert [type(module) for module in model[4:]] == [
+    assert [type(module) for module in model[5:]] == [
         nn.LayerNorm,
         UnknownNorm,
         ScaledBatchNorm,

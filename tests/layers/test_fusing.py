@@ -6,19 +6,24 @@ from typing import Any
 import pytest
 import timm
 import torch
+from tiny_residual import draw_clips, train_a_little
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.video import r2plus1d_18, r3d_18
 
-from gnvideo.layers import BatchNorm3d, GroupNorm3d, fuse_frozen_statistics, normalizer_factory
+from gnvideo.layers import (
+    NORMALIZERS,
+    BatchNorm3d,
+    GroupNorm3d,
+    fuse_frozen_statistics,
+    normalizer_factory,
+)
 from gnvideo.layers.adjusted_conv import AdjustedConv3d
 from gnvideo.models import make_model
 
 
 def make_own(name: str, normalizer: str = "batch") -> Any:
-    settings = {"train_crop_pixels": 32, "num_frames": 8}
-    if not name.startswith("pytorchvideo"):
-        settings["width"] = 8
+    settings = {"width": 8, "train_crop_pixels": 32, "num_frames": 8}
     return make_model(name, 5, normalizer_factory(normalizer), **settings)
 
 
@@ -26,10 +31,10 @@ def make_own(name: str, normalizer: str = "batch") -> Any:
 NETWORKS: dict[str, tuple[Callable[[], Any], tuple[int, ...], int]] = {
     "i3d_r50": (lambda: make_own("i3d_r50"), (1, 3, 8, 64, 64), 53),
     "resnet3d_10": (lambda: make_own("resnet3d_10"), (2, 3, 8, 32, 32), 12),
-    "pytorchvideo_slow_r50": (
-        lambda: make_own("pytorchvideo_slow_r50"),
-        (1, 3, 8, 32, 32),
-        53,
+    "pytorchvideo_x3d_xs": (
+        lambda: make_model("pytorchvideo_x3d_xs", 5, normalizer_factory("batch")),
+        (1, 3, 4, 160, 160),
+        83,
     ),
     "torchvision-r3d_18": (r3d_18, (1, 3, 4, 32, 32), 20),
     "torchvision-r2plus1d_18": (r2plus1d_18, (1, 3, 4, 32, 32), 37),
@@ -81,6 +86,21 @@ def test_all_batch_norms_are_fused_and_the_logits_are_equal(network):
     error = (compute_logits(fused, batch) - expected).abs().max() / expected.abs().max()
     assert error < 1e-5
     assert list(model.state_dict()) == keys
+
+
+# Those that are a fixed affine map of each channel in evaluation.
+FUSED = {"batch", "weight_norm"}
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_every_normalizer_is_fused_or_left_alone_and_the_logits_are_equal(name):
+    model = train_a_little(name).eval()
+    clips = draw_clips(9)
+    fused, report = fuse_frozen_statistics(model, clips)
+    assert report.num_fused == (2 if name in FUSED else 0)
+    assert sum(map(len, report.left_alone.values())) == 2 - report.num_fused
+    assert report.num_computed == (0 if NORMALIZERS[name].conv_type is nn.Conv3d else 3)
+    torch.testing.assert_close(compute_logits(fused, clips), compute_logits(model, clips))
 
 
 def test_fused_network_has_the_methods_of_its_class():

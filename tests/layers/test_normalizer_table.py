@@ -18,10 +18,10 @@ import safetensors.torch
 import torch
 from tiny_residual import (
     NUM_CHANNELS,
-    TinyResidual,
     draw_clips,
     make_sgd,
     make_tiny_residual,
+    train_a_little,
     train_steps,
 )
 from torch import nn
@@ -30,13 +30,6 @@ from gnvideo.layers import NORMALIZERS, make_normalizer, normalizer_factory
 from gnvideo.training.optimizer import make_parameter_groups
 
 DistributedResults = list[dict[str, Any]]
-
-
-def train_a_little(name: str) -> TinyResidual:
-    """Returns the network after two steps: its state is neither its start nor another's."""
-    model = make_tiny_residual(name)
-    train_steps(model, make_sgd(model), range(2))
-    return model
 
 
 def check_zero_gamma(name: str) -> None:
