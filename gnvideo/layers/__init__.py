@@ -11,9 +11,11 @@ from gnvideo.layers.catalog import (
     normalizer_factory,
 )
 from gnvideo.layers.channel_affine import ChannelAffine3d
+from gnvideo.layers.conversion import ConversionReport, convert_normalizer
 from gnvideo.layers.evo_norm import EvoNormS03d
 from gnvideo.layers.filter_response_norm import FilterResponseNorm3d
 from gnvideo.layers.frozen_batch_norm import FrozenBatchNorm3d
+from gnvideo.layers.fusing import FusionReport, fuse_frozen_statistics
 from gnvideo.layers.group_norm import GroupNorm3d
 from gnvideo.layers.moving_average_batch_norm import (
     CenteredConv3d,
@@ -41,9 +43,11 @@ __all__ = [
     "BatchRenorm3d",
     "CenteredConv3d",
     "ChannelAffine3d",
+    "ConversionReport",
     "EvoNormS03d",
     "FilterResponseNorm3d",
     "FrozenBatchNorm3d",
+    "FusionReport",
     "GroupNorm3d",
     "MovingAverageBatchNorm3d",
     "NormalizerFactory",
@@ -56,7 +60,9 @@ __all__ = [
     "SyncBatchNorm3d",
     "WeightNormConv3d",
     "compute_precise_statistics",
+    "convert_normalizer",
     "describe_normalizers",
+    "fuse_frozen_statistics",
     "has_running_statistics",
     "is_normalizer",
     "make_normalizer",

@@ -95,11 +95,13 @@ def describe_normalizers(model: nn.Module) -> str:
     Where channels per group were asked for, these stand in place of the groups, whose number then
     differs from layer to layer.
     """
-    counts: Counter[str] = Counter()
-    for module in model.modules():
-        if is_normalizer(module):
-            counts[type(module).__name__ + _describe_groups(module)] += 1
+    counts = Counter(describe_kind(m) for m in model.modules() if is_normalizer(m))
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "none"
+
+
+def describe_kind(normalizer: nn.Module) -> str:
+    """Returns a normalizer's kind in reports, such as `GroupNorm3d (32 groups)`."""
+    return type(normalizer).__name__ + _describe_groups(normalizer)
 
 
 def _describe_groups(module: nn.Module) -> str:

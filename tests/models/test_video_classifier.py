@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
-from gnvideo.layers import is_normalizer, normalizer_factory
+from gnvideo.layers import NORMALIZERS, is_normalizer, normalizer_factory
 from gnvideo.models import (
     MODELS,
     initialize,
@@ -55,6 +55,23 @@ SMALL: dict[str, dict[str, Any]] = {
     "pytorchvideo_x3d_xs": {"train_crop_pixels": 64},
 }
 
+# What a normalizer's parameters are beside BatchNorm's, by the last part of their names.
+ADDED_PARAMETERS = {
+    "batch_channel": {"batch_weight", "batch_bias"},
+    "filter_response": {"tau"},
+    "evonorm_s0": {"v"},
+    "switchable": {"mean_logits", "var_logits"},
+}
+
+# Their last scale and offset are of a group of channels each.
+SCALED_BY_GROUP = {"batch_channel"}
+
+# Every normalizer in one network, and GroupNorm in all networks.
+NETWORKS_AND_NORMALIZERS = [
+    *((name, "group") for name in SMALL),
+    *(("resnet3d_10", normalizer) for normalizer in NORMALIZERS if normalizer != "group"),
+]
+
 
 def make_small(name: str, normalizer: str = "group", seed: int = 0) -> Any:
     model = make_model(name, 5, normalizer_factory(normalizer), **SMALL[name])
@@ -69,20 +86,46 @@ def clips_for(name: str, num_clips: int = 2) -> torch.Tensor:
     return torch.randn(num_clips, 3, frames, pixels, pixels, generator=generator)
 
 
+@pytest.mark.parametrize(("name", "normalizer"), NETWORKS_AND_NORMALIZERS)
+def test_normalizers_start_from_the_same_network(name, normalizer):
+    expected = dict(make_small(name, "batch").named_parameters())
+    model = make_small(name, normalizer)
+    parameters = dict(model.named_parameters())
+    scales = {id(p) for m in model.modules() if is_normalizer(m) for p in m.parameters()}
+
+    added = parameters.keys() - expected.keys()
+    assert {key.split(".")[-1] for key in added} == ADDED_PARAMETERS.get(normalizer, set())
+    for parameter_name, parameter in expected.items():
+        ours = parameters[parameter_name]
+        if normalizer not in SCALED_BY_GROUP or id(ours) not in scales:
+            assert torch.equal(ours, parameter), parameter_name
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_normalizers_start_from_the_same_network(name):
-    batch, group = make_small(name, "batch"), make_small(name, "group")
+def test_parameters_are_those_of_batch_norm_and_what_the_normalizer_adds(name):
+    with torch.device("meta"):
+        shapes = {
+            normalizer: {
+                key: parameter.shape
+                for key, parameter in make_model(
+                    name, 5, normalizer_factory(normalizer), **SMALL[name]
+                ).named_parameters()
+            }
+            for normalizer in NORMALIZERS
+        }
+    for normalizer, shape_of in shapes.items():
+        added = shape_of.keys() - shapes["batch"].keys()
+        assert {key.split(".")[-1] for key in added} == ADDED_PARAMETERS.get(normalizer, set())
+        for key, shape in shapes["batch"].items():
+            # Only a normalizer's parameters have one axis; the head's bias is of the classes.
+            by_group = normalizer in SCALED_BY_GROUP and len(shape) == 1 and shape != (5,)
+            assert len(shape_of[key]) == 1 if by_group else shape_of[key] == shape, key
 
-    parameters = dict(group.named_parameters())
-    assert {n: p.shape for n, p in batch.named_parameters()} == {
-        n: p.shape for n, p in parameters.items()
-    }
-    for parameter_name, parameter in batch.named_parameters():
-        assert torch.equal(parameter, parameters[parameter_name]), parameter_name
 
-
-@pytest.mark.parametrize("normalizer", ["batch", "group"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("name", "normalizer"),
+    [*NETWORKS_AND_NORMALIZERS, *((name, "batch") for name in SMALL if name != "resnet3d_10")],
+)
 def test_only_the_last_scale_of_each_residual_block_is_zero(name, normalizer):
     model = make_small(name, normalizer)
     final = model.final_normalizers()
@@ -95,11 +138,11 @@ def test_only_the_last_scale_of_each_residual_block_is_zero(name, normalizer):
             assert torch.equal(module.bias, torch.zeros_like(module.bias))
 
 
-def test_final_scale_is_one_for_every_normalizer_if_asked():
-    for normalizer in ("batch", "group"):
-        model = make_small("resnet3d_10", normalizer)
-        initialize(model, 0, zero_final_gamma=False)
-        assert all(norm.weight.eq(1).all() for norm in model.final_normalizers())
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_final_scale_is_one_for_every_normalizer_if_asked(normalizer):
+    model = make_small("resnet3d_10", normalizer)
+    initialize(model, 0, zero_final_gamma=False)
+    assert all(norm.weight.eq(1).all() for norm in model.final_normalizers())
 
 
 def test_seed_decides_the_weights():
@@ -201,9 +244,9 @@ def test_map_smaller_than_in_training_is_averaged_whole():
     torch.testing.assert_close(model.compute_position_logits(clips)[..., 0], model(clips))
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_every_parameter_gets_a_gradient(name):
-    model = make_small(name)
+@pytest.mark.parametrize(("name", "normalizer"), NETWORKS_AND_NORMALIZERS)
+def test_every_parameter_gets_a_gradient(name, normalizer):
+    model = make_small(name, normalizer)
     for norm in model.final_normalizers():
         nn.init.ones_(norm.weight)
     model(clips_for(name)).square().sum().backward()
