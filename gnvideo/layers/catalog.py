@@ -6,7 +6,7 @@ Axes: N clips, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -47,7 +47,6 @@ class NormalizerSpec:
         has_running_statistics: Whether evaluation uses running statistics that can be recomputed
             (`compute_precise_statistics`).
         replaces_activation: Whether it has a nonlinearity of its own in place of the activation.
-        limits: What does not work with it, and why.
     """
 
     name: str
@@ -57,7 +56,6 @@ class NormalizerSpec:
     uses_batch_statistics: bool = False
     has_running_statistics: bool = False
     replaces_activation: bool = False
-    limits: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def _build_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
