@@ -1,5 +1,6 @@
 """Normalizers as modules, and the one definition of what a normalizer is."""
 
+from gnvideo.layers.adjusted_conv import AdjustedConv3d
 from gnvideo.layers.batch_channel_norm import BatchChannelNorm3d
 from gnvideo.layers.batch_norm import BatchNorm3d
 from gnvideo.layers.batch_renorm import BatchRenorm3d
@@ -11,7 +12,11 @@ from gnvideo.layers.catalog import (
     normalizer_factory,
 )
 from gnvideo.layers.channel_affine import ChannelAffine3d
-from gnvideo.layers.conversion import ConversionReport, convert_normalizer
+from gnvideo.layers.conversion import (
+    ConversionReport,
+    convert_normalizer,
+    fold_running_affine,
+)
 from gnvideo.layers.evo_norm import EvoNormS03d
 from gnvideo.layers.filter_response_norm import FilterResponseNorm3d
 from gnvideo.layers.frozen_batch_norm import FrozenBatchNorm3d
@@ -30,6 +35,7 @@ from gnvideo.layers.normalizer import (
 )
 from gnvideo.layers.precise_batch_norm import compute_precise_statistics
 from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
+from gnvideo.layers.running_affine import RunningAffine
 from gnvideo.layers.settings import NormalizerSettings
 from gnvideo.layers.sub_batch_norm import SubBatchNorm3d
 from gnvideo.layers.switchable_norm import SwitchableNorm3d
@@ -38,6 +44,7 @@ from gnvideo.layers.sync_batch_norm import SyncBatchNorm3d
 __all__ = [
     "NORMALIZERS",
     "Activation",
+    "AdjustedConv3d",
     "BatchChannelNorm3d",
     "BatchNorm3d",
     "BatchRenorm3d",
@@ -54,6 +61,7 @@ __all__ = [
     "NormalizerSettings",
     "NormalizerSpec",
     "RmsGroupNorm3d",
+    "RunningAffine",
     "StandardizedConv3d",
     "SubBatchNorm3d",
     "SwitchableNorm3d",
@@ -62,6 +70,7 @@ __all__ = [
     "compute_precise_statistics",
     "convert_normalizer",
     "describe_normalizers",
+    "fold_running_affine",
     "fuse_frozen_statistics",
     "has_running_statistics",
     "is_normalizer",

@@ -159,8 +159,9 @@ def _make_replacement(
     assert isinstance(module.running_mean, torch.Tensor)
     like = module.weight if isinstance(module.weight, torch.Tensor) else module.running_mean
     new.to(device=like.device, dtype=like.dtype)
+    can_fold = fold_running_affine(new, affine)
+    assert can_fold
     with torch.no_grad():
-        next(fold for types, fold in _FOLDS if isinstance(new, types))(new, affine)
         for buffer_name in ("running_mean", "running_var", "num_batches_tracked"):
             source, target = (getattr(m, buffer_name, None) for m in (module, new))
             if source is not None and target is not None:
@@ -171,6 +172,20 @@ def _make_replacement(
     if hasattr(module, "block_final_bn"):
         new.block_final_bn = module.block_final_bn
     return new.train(module.training)
+
+
+@torch.no_grad()
+def fold_running_affine(norm: nn.Module, affine: RunningAffine) -> bool:
+    """Sets weight and bias so that for clips of these statistics the output is the affine map's.
+
+    Returns whether it did: not of normalizers that follow from more than the channels' mean and
+    variance, which are left as they are.
+    """
+    for types, fold in _FOLDS:
+        if isinstance(norm, types):
+            fold(norm, affine)
+            return True
+    return False
 
 
 def _make_for_images(module: nn.Module, for_clips: nn.Module, name: str) -> nn.Module:

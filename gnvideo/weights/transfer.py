@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from gnvideo.errors import CheckpointError
-from gnvideo.layers import has_running_statistics, is_normalizer
+from gnvideo.layers import (
+    AdjustedConv3d,
+    RunningAffine,
+    fold_running_affine,
+    has_running_statistics,
+    is_normalizer,
+)
 from gnvideo.models import VideoClassifier
 from gnvideo.weights.files import WeightsFile
 from gnvideo.weights.inflation import can_inflate, inflate_kernel
@@ -37,11 +43,12 @@ def transfer_weights(
     """Copies the weights of a file into `model` as far as they fit, and says what it did.
 
     Names are translated from the file's layout to the model's. Kernels without time are inflated.
-    What a normalizer of another kind has no place for (running statistics) is left out, and what
-    it has beyond the file's stays at its start; so do parts that a plain ResNet does not have, such
-    as non-local blocks. The head stays as it is if the file has none, one of another size, or one
-    of other classes. Anything else that does not fit is an error, after which the model is as it
-    was.
+    Running statistics that a normalizer has no place for are folded into its scale and offset as
+    `convert_normalizer` does (with the model's eps, since files hold none), or left out where that
+    cannot be done. What a normalizer has beyond the file's stays at its start; so do parts that a
+    plain ResNet does not have, such as non-local blocks. The head stays as it is if the file has
+    none, one of another size, or one of other classes. Anything else that does not fit is an error,
+    after which the model is as it was.
 
     Args:
         model: Changed in place; its parameters keep device, dtype and memory format.
@@ -73,6 +80,7 @@ def transfer_weights(
     free |= {name for name in own.keys() | named.keys() if _is_below(name, modules)}
     _check(fit, free, file, len(own))
     model.load_state_dict(own | fit.values)
+    num_folded = _fold_statistics(model, named)
     known_as = source or find_project(file.tensors)
     return TransferReport(
         path=file.path,
@@ -88,7 +96,7 @@ def transfer_weights(
         head_renewal=renewal,
         ignored=file.ignored,
         pixels=file.pixels,
-        notes=tuple(_list_notes(model, named, source, target)),
+        notes=tuple(_list_notes(model, named, num_folded, source, target)),
     )
 
 
@@ -158,9 +166,29 @@ def _check(fit: _Fit, free: set[str], file: WeightsFile, num_own: int) -> None:
         )
 
 
+def _fold_statistics(model: VideoClassifier, named: dict[str, torch.Tensor]) -> int:
+    """Returns how many normalizers got the file's statistics in their scale and offset."""
+    # Convolutions that compute their weight give outputs of other statistics.
+    if any(isinstance(module, AdjustedConv3d) for module in model.modules()):
+        return 0
+    num_folded = 0
+    for name, module in model.named_modules():
+        leaves = ("running_mean", "running_var", "weight", "bias")
+        values = [named.get(f"{name}.{leaf}") for leaf in leaves]
+        if not is_normalizer(module) or hasattr(module, "running_var") or None in values:
+            continue
+        mean_C, var_C, weight_C, bias_C = (value.double() for value in values if value is not None)
+        # Those that divide by nothing have no eps, and are not folded into.
+        eps = getattr(module, "eps", 0.0)
+        affine = RunningAffine(mean_C, var_C, weight_C, bias_C, eps)
+        num_folded += fold_running_affine(module, affine)
+    return num_folded
+
+
 def _list_notes(
     model: VideoClassifier,
     named: dict[str, torch.Tensor],
+    num_folded: int,
     source: Layout | None,
     target: Layout | None,
 ) -> list[str]:
@@ -168,10 +196,16 @@ def _list_notes(
     notes: list[str] = []
     has_statistics = any(name.endswith(("running_mean", "running_var")) for name in named)
     wants_statistics = any(has_running_statistics(module) for module in model.modules())
-    if has_statistics and not wants_statistics:
+    has_place = any(name.endswith("running_var") for name in model.state_dict())
+    if has_statistics and not has_place:
+        how = (
+            f"{num_folded} running statistics were folded into scales and offsets"
+            if num_folded
+            else "scales and offsets were copied and running statistics left out"
+        )
         notes.append(
-            "the file is of BatchNorm and the model is not: scales and offsets were copied, but"
-            " outputs are not the source's until the model is trained"
+            f"the file is of BatchNorm and the model is not: {how}; outputs are not the source's"
+            " until the model is trained"
         )
     if wants_statistics and not has_statistics:
         notes.append(

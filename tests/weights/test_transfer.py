@@ -12,7 +12,7 @@ from torchvision.models import ResNet, resnet18
 from torchvision.models.resnet import BasicBlock
 
 from gnvideo.errors import CheckpointError
-from gnvideo.layers import NORMALIZERS, normalizer_factory
+from gnvideo.layers import NORMALIZERS, convert_normalizer, normalizer_factory
 from gnvideo.models import VideoClassifier, initialize, make_model
 from gnvideo.weights import LAYOUTS, PixelScale, WeightsFile, transfer_weights
 
@@ -80,11 +80,36 @@ def test_a_head_of_gnvideos_is_taken_only_for_its_classes_in_its_order(
     assert is_taken == (renewal is None)
 
 
-def test_batch_norm_weights_in_another_normalizer_keep_scale_and_offset_and_say_what_is_lost():
-    model = make_small("group")
+@pytest.mark.parametrize("normalizer", ["group", "rms_group", "frozen_batch", "switchable"])
+def test_batch_norm_weights_in_another_normalizer_are_those_of_the_converted_network(normalizer):
+    file = make_image_file(6)
+    expected, model = make_small("batch"), make_small(normalizer)
+    transfer_weights(expected, file)
+    if normalizer != "switchable":
+        convert_normalizer(expected, normalizer)
+    transfer_weights(model, file)
+    tensors = model.state_dict()
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(tensors[name], tensor)
+
+
+def test_scales_are_copied_where_computed_weights_give_other_statistics():
+    model = make_small("group_ws")
     file = make_image_file(6)
     report = transfer_weights(model, file)
     assert torch.equal(model.state_dict()["stem.1.weight"], file.tensors["bn1.weight"])
+    assert "scales and offsets were copied and running statistics left out" in report.notes[0]
+
+
+def test_frozen_batch_norm_takes_all_of_a_batch_norm_without_a_note():
+    report = transfer_weights(make_small("frozen_batch"), make_image_file(6))
+    assert report.num_taken == report.num_tensors
+    assert not report.notes
+
+
+def test_running_statistics_without_a_place_are_counted_and_said_to_be_folded():
+    model = make_small("group")
+    report = transfer_weights(model, make_image_file(6))
     lines = report.format_lines(IMAGENET.mean, IMAGENET.std)
     num = len(report.unexpected) // 3
     assert lines[1].endswith(f"missing 0, unexpected {3 * num}, reshaped 0")
@@ -92,7 +117,10 @@ def test_batch_norm_weights_in_another_normalizer_keep_scale_and_offset_and_say_
         f"unexpected, left out: {num} num_batches_tracked, {num} running_mean, {num} running_var,"
         " such as stem.1.running_mean" in lines
     )
-    assert any("outputs are not the source's until the model is trained" in line for line in lines)
+    assert (
+        f"note: the file is of BatchNorm and the model is not: {num} running statistics were folded"
+        " into scales and offsets; outputs are not the source's until the model is trained" in lines
+    )
 
 
 def test_weights_without_statistics_in_batch_norm_say_that_it_cannot_evaluate_yet():
