@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from clip_case import LAYOUTS, Case, spread
 from torch import nn
 
 from gnvideo.errors import NormalizerError
@@ -37,28 +38,7 @@ FAMILY = (
     "moving_average_batch",
     "batch_channel",
 )
-CHANNELS_LAST = torch.channels_last_3d
-LAYOUTS = pytest.mark.parametrize(
-    "layout", [torch.contiguous_format, CHANNELS_LAST], ids=["NCTHW", "NTHWC"]
-)
 State = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Case:
-    N: int
-    C: int
-    G: int
-    T: int
-    H: int
-    W: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.N, self.C, self.T, self.H, self.W)
-
-    def __str__(self) -> str:
-        return "-".join(f"{axis}{getattr(self, axis)}" for axis in "NCGTHW")
 
 
 CASES = [
@@ -66,11 +46,6 @@ CASES = [
     Case(N=1, C=6, G=3, T=2, H=3, W=5),
     Case(N=2, C=7, G=1, T=4, H=3, W=3),
 ]
-
-
-def spread(values: torch.Tensor) -> torch.Tensor:
-    """Values (C,) as (C, 1, 1, 1)."""
-    return values[:, None, None, None]
 
 
 def mean_of(x: torch.Tensor) -> torch.Tensor:

@@ -7,38 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 import timm.layers
 import torch
+from clip_case import CHANNELS_LAST, LAYOUTS, Case, spread
 from torch import nn
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers import make_normalizer
 
 EPS = 1e-5
-CHANNELS_LAST = torch.channels_last_3d
-LAYOUTS = pytest.mark.parametrize(
-    "layout", [torch.contiguous_format, CHANNELS_LAST], ids=["NCTHW", "NTHWC"]
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    N: int
-    C: int
-    G: int
-    T: int
-    H: int
-    W: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.N, self.C, self.T, self.H, self.W)
-
-    def __str__(self) -> str:
-        return "-".join(f"{axis}{getattr(self, axis)}" for axis in "NCGTHW")
 
 
 CASES = [
@@ -49,11 +28,6 @@ CASES = [
 ]
 
 Parameters = dict[str, torch.Tensor]
-
-
-def spread(values: torch.Tensor) -> torch.Tensor:
-    """Values (C,) as (C, 1, 1, 1)."""
-    return values[:, None, None, None]
 
 
 def by_groups(x: torch.Tensor, groups: int, compute: Callable[[torch.Tensor], torch.Tensor]):

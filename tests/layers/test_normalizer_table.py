@@ -7,8 +7,6 @@ normalizer.
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from tiny_residual import (
     train_steps,
 )
 from torch import nn
+from two_processes import run_two_processes
 
 from gnvideo.layers import NORMALIZERS, make_normalizer, normalizer_factory
 from gnvideo.training.optimizer import make_parameter_groups
@@ -189,14 +188,7 @@ def distributed_results(tmp_path_factory: pytest.TempPathFactory) -> Distributed
     """What distributed_normalizers.py leaves: by process, the results by normalizer."""
     folder = tmp_path_factory.mktemp("normalizers")
     script = Path(__file__).with_name("distributed_normalizers.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    finished = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", str(script), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
+    run_two_processes(script, folder)
     return [torch.load(folder / f"normalizers_{rank}.pt", weights_only=True) for rank in range(2)]
 
 

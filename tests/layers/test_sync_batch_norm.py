@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from sync_batch_norm_processes import SHARES, make_clips, make_network, run_steps
 from torch import nn
+from two_processes import run_two_processes
 
 from gnvideo.layers import BatchNorm3d, SyncBatchNorm3d, compute_precise_statistics
 
@@ -20,14 +19,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What sync_batch_norm_processes.py leaves, by process."""
     folder = tmp_path_factory.mktemp("sync")
     script = Path(__file__).with_name("sync_batch_norm_processes.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    finished = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", str(script), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
+    run_two_processes(script, folder)
     return [torch.load(folder / f"sync_{rank}.pt", weights_only=True) for rank in range(2)]
 
 

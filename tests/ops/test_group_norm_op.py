@@ -6,36 +6,16 @@ Axes: N clips, C channels, G groups, T frames, H height, W width.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
+from clip_case import CHANNELS_LAST, Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from gnvideo.errors import NormalizerError
 from gnvideo.ops.group_norm import IMPLEMENTATIONS, group_norm
-
-CHANNELS_LAST = torch.channels_last_3d
-
-
-@dataclass(frozen=True)
-class Case:
-    N: int
-    C: int
-    G: int
-    T: int
-    H: int
-    W: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.N, self.C, self.T, self.H, self.W)
-
-    def __str__(self) -> str:
-        return "-".join(f"{axis}{getattr(self, axis)}" for axis in "NCGTHW")
-
 
 CASES = [
     Case(N=2, C=64, G=32, T=3, H=7, W=5),

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_training import make_tiny_state, train_tiny
+from two_processes import run_two_processes
 
 from gnvideo.errors import CheckpointError, ConfigError
 from gnvideo.training import distributed
@@ -19,14 +18,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that distributed_training.py leaves, run by two processes."""
     folder = tmp_path_factory.mktemp("two_processes")
     script = Path(__file__).with_name("distributed_training.py")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    finished = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", str(script), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
+    run_two_processes(script, folder)
     return folder
 
 
