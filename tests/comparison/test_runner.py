@@ -28,6 +28,12 @@ def make_command(action: str, *arguments: str) -> Callable[[PlannedRun], list[st
     return lambda run: [sys.executable, "-S", script, str(run.folder), action, *arguments]
 
 
+@pytest.fixture(autouse=True)
+def _threads_are_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot sets the threads of its run, or leaves those of the shell, of which there are none."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
 @pytest.fixture
 def config(make_comparison):
     """Two runs of one seed."""
