@@ -166,6 +166,10 @@ WRONG_INPUTS = {
         "compare {comparison} grid.normalizers=[grup]",
         "'grup'",
     ),
+    "comparison of a setting that the normalizer does not take": (
+        'compare {comparison} grid.normalizers=[{{"name":"batch","num_groups":8}}]',
+        "the normalizer batch does not take num_groups; it takes eps, momentum",
+    ),
     "comparison of an unknown setting": (
         'compare {comparison} grid.normalizers=[{{"name":"group","num_group":8}}]',
         "'grid.normalizers.0.num_group'",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -150,12 +150,19 @@ def build_run_data(config: DataConfig, resumed: LoadedWeights | None = None) -> 
     return RunData(classes, train, build_index(config, config.val_split, names), note)
 
 
-def check_normalizer(name: str) -> None:
-    """Raises ConfigError if no normalizer has that name."""
+def check_normalizer(name: str, settings: Collection[str] = ()) -> None:
+    """Raises ConfigError if no normalizer has that name, or if it does not take those settings."""
     if name not in NORMALIZERS:
         raise ConfigError(
             f"the normalizer is {name!r}; allowed are {', '.join(NORMALIZERS)}; choose one of them"
         )
+    taken = NORMALIZERS[name].settings
+    for setting in settings:
+        if setting not in taken:
+            raise ConfigError(
+                f"the normalizer {name} does not take {setting}; it takes"
+                f" {', '.join(taken) or 'no settings'}; remove {setting} or choose another"
+            )
 
 
 def build_model(

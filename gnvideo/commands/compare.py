@@ -34,7 +34,7 @@ def run_compare(path: Path, overrides: Sequence[str]) -> None:
     """
     config = load_config(ComparisonConfig, path, overrides)
     for normalizer in config.grid.normalizers:
-        check_normalizer(normalizer.name)
+        check_normalizer(normalizer.name, normalizer.list_settings())
     runs = make_runs(config)
     for protocol in (
         runs[0].config.evaluation.protocol,

@@ -4,13 +4,7 @@ from gnvideo.layers.adjusted_conv import AdjustedConv3d
 from gnvideo.layers.batch_channel_norm import BatchChannelNorm3d
 from gnvideo.layers.batch_norm import BatchNorm3d
 from gnvideo.layers.batch_renorm import BatchRenorm3d
-from gnvideo.layers.catalog import (
-    NORMALIZERS,
-    NormalizerFactory,
-    NormalizerSpec,
-    make_normalizer,
-    normalizer_factory,
-)
+from gnvideo.layers.catalog import NORMALIZERS, NormalizerSpec
 from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.conversion import (
     ConversionReport,
@@ -18,6 +12,7 @@ from gnvideo.layers.conversion import (
     fold_running_affine,
 )
 from gnvideo.layers.evo_norm import EvoNormS03d
+from gnvideo.layers.factory import NormalizerFactory, make_normalizer, normalizer_factory
 from gnvideo.layers.filter_response_norm import FilterResponseNorm3d
 from gnvideo.layers.frozen_batch_norm import FrozenBatchNorm3d
 from gnvideo.layers.fusing import FusionReport, fuse_frozen_statistics

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from torch import nn
 
-from gnvideo.errors import NormalizerError
 from gnvideo.layers.batch_channel_norm import BatchChannelNorm3d
 from gnvideo.layers.batch_norm import BatchNorm3d
 from gnvideo.layers.batch_renorm import BatchRenorm3d
@@ -42,6 +40,7 @@ class NormalizerSpec:
         name: The name in configurations, results and reports.
         description: One line for listings.
         build: `(num_channels, settings, activation) -> module`.
+        settings: Names of those that it takes, of `NormalizerSettings`.
         conv_type: The convolution in front of it.
         uses_batch_statistics: Whether training normalizes a clip by other clips.
         has_running_statistics: Whether evaluation uses running statistics that can be recomputed
@@ -52,6 +51,7 @@ class NormalizerSpec:
     name: str
     description: str
     build: Callable[[int, NormalizerSettings, Activation], nn.Module]
+    settings: tuple[str, ...]
     conv_type: type[nn.Conv3d] = nn.Conv3d
     uses_batch_statistics: bool = False
     has_running_statistics: bool = False
@@ -177,11 +177,18 @@ def _build_weight_norm(num_channels: int, settings: NormalizerSettings, activati
     return ChannelAffine3d(num_channels, activation=activation)
 
 
+_GROUP_SETTINGS = ("num_groups", "channels_per_group", "per_frame", "eps")
+_RENORM_SETTINGS = (
+    *("renorm_max_scale", "renorm_max_shift"),
+    *("renorm_hold_steps", "renorm_scale_steps", "renorm_shift_steps"),
+)
+
 _SPECS = (
     NormalizerSpec(
         name="batch",
         description="BatchNorm over one device's clips; running statistics in evaluation",
         build=_build_batch,
+        settings=("eps", "momentum"),
         uses_batch_statistics=True,
         has_running_statistics=True,
     ),
@@ -189,6 +196,7 @@ _SPECS = (
         name="sync_batch",
         description="BatchNorm over the clips of all processes; BatchNorm where there is one",
         build=_build_sync_batch,
+        settings=("eps", "momentum"),
         uses_batch_statistics=True,
         has_running_statistics=True,
     ),
@@ -196,11 +204,13 @@ _SPECS = (
         name="frozen_batch",
         description="BatchNorm by constant statistics of a checkpoint; a scale without one",
         build=_build_frozen_batch,
+        settings=("eps",),
     ),
     NormalizerSpec(
         name="sub_batch",
         description="BatchNorm over every few clips of one device's batch (ghost batch norm)",
         build=_build_sub_batch,
+        settings=("sub_batch_clips", "eps", "momentum"),
         uses_batch_statistics=True,
         has_running_statistics=True,
     ),
@@ -208,6 +218,7 @@ _SPECS = (
         name="batch_renorm",
         description="BatchNorm corrected towards its running statistics, within growing bounds",
         build=_build_batch_renorm,
+        settings=("eps", "momentum", *_RENORM_SETTINGS),
         uses_batch_statistics=True,
         has_running_statistics=True,
     ),
@@ -215,6 +226,7 @@ _SPECS = (
         name="moving_average_batch",
         description="root mean square over the last batches, forward and backward (MABN)",
         build=_build_moving_average_batch,
+        settings=("history_batches", "eps", "momentum"),
         conv_type=CenteredConv3d,
         uses_batch_statistics=True,
     ),
@@ -222,6 +234,7 @@ _SPECS = (
         name="batch_channel",
         description="BatchNorm by moving averages, then GroupNorm; weights standardized",
         build=_build_batch_channel,
+        settings=("num_groups", "channels_per_group", "eps", "momentum"),
         conv_type=StandardizedConv3d,
         uses_batch_statistics=True,
     ),
@@ -229,39 +242,46 @@ _SPECS = (
         name="group",
         description="GroupNorm over groups of channels of each clip by itself",
         build=_build_group,
+        settings=_GROUP_SETTINGS,
     ),
     NormalizerSpec(
         name="layer",
         description="LayerNorm over all channels of each clip: GroupNorm with one group",
         build=_build_layer,
+        settings=("per_frame", "eps"),
     ),
     NormalizerSpec(
         name="instance",
         description="InstanceNorm over each channel of each clip: GroupNorm with C groups",
         build=_build_instance,
+        settings=("per_frame", "eps"),
     ),
     NormalizerSpec(
         name="group_ws",
         description="GroupNorm behind convolutions whose weights are standardized",
         build=_build_group,
+        settings=_GROUP_SETTINGS,
         conv_type=StandardizedConv3d,
     ),
     NormalizerSpec(
         name="filter_response",
         description="root mean square of each channel of each clip; a learned threshold as ReLU",
         build=_build_filter_response,
+        settings=("eps",),
         replaces_activation=True,
     ),
     NormalizerSpec(
         name="evonorm_s0",
         description="EvoNorm-S0: gated input over its group's deviation, in place of norm and ReLU",
         build=_build_evonorm_s0,
+        settings=("num_groups", "channels_per_group", "eps"),
         replaces_activation=True,
     ),
     NormalizerSpec(
         name="switchable",
         description="learned mixture of instance, layer and batch statistics",
         build=_build_switchable,
+        settings=("eps", "momentum"),
         uses_batch_statistics=True,
         has_running_statistics=True,
     ),
@@ -269,82 +289,15 @@ _SPECS = (
         name="rms_group",
         description="root mean square over groups of channels of each clip, the mean kept",
         build=_build_rms_group,
+        settings=_GROUP_SETTINGS,
     ),
     NormalizerSpec(
         name="weight_norm",
         description="no statistics of clips: convolutions by weights of fixed norm, and a scale",
         build=_build_weight_norm,
+        settings=(),
         conv_type=WeightNormConv3d,
     ),
 )
 
 NORMALIZERS: Mapping[str, NormalizerSpec] = MappingProxyType({spec.name: spec for spec in _SPECS})
-
-
-@dataclass(frozen=True, slots=True)
-class NormalizerFactory:
-    """Makes the normalizers of a network, and the convolutions in front of them.
-
-    Attributes:
-        spec: Which normalizer.
-        settings: Its settings.
-    """
-
-    spec: NormalizerSpec
-    settings: NormalizerSettings
-
-    def __call__(self, num_channels: int, activation: Activation = None) -> nn.Module:
-        """Returns the normalizer for (N, num_channels, T, H, W), then the activation.
-
-        Raises:
-            NormalizerError: The channels or a setting are out of range.
-        """
-        return self.spec.build(num_channels, self.settings, activation)
-
-    def make_conv(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int, int],
-        stride: tuple[int, int, int] = (1, 1, 1),
-        padding: tuple[int, int, int] = (0, 0, 0),
-        groups: int = 1,
-    ) -> nn.Conv3d:
-        """Returns a convolution without bias whose output goes to one of these normalizers."""
-        return self.spec.conv_type(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
-        )
-
-
-def normalizer_factory(name: str, **settings: Any) -> NormalizerFactory:
-    """Returns the factory of the normalizer `name`, the form that models take.
-
-    Args:
-        name: A name in `NORMALIZERS`.
-        **settings: Those of `NormalizerSettings` that are not at their defaults.
-
-    Raises:
-        NormalizerError: The name is unknown.
-    """
-    if name not in NORMALIZERS:
-        raise NormalizerError(
-            f"unknown normalizer {name!r}; choose one of {', '.join(NORMALIZERS)}"
-        )
-    return NormalizerFactory(NORMALIZERS[name], NormalizerSettings(**settings))
-
-
-def make_normalizer(
-    name: str, num_channels: int, activation: Activation = None, **settings: Any
-) -> nn.Module:
-    """Returns the normalizer `name` for (N, num_channels, T, H, W), then the activation.
-
-    Args:
-        name: A name in `NORMALIZERS`.
-        num_channels: C.
-        activation: What follows the normalization.
-        **settings: Those of `NormalizerSettings` that are not at their defaults.
-
-    Raises:
-        NormalizerError: The name is unknown, or the channels or a setting are out of range.
-    """
-    return normalizer_factory(name, **settings)(num_channels, activation)

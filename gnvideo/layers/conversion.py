@@ -20,7 +20,8 @@ from torch import nn
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.batch_norm import BatchNorm3d
-from gnvideo.layers.catalog import NormalizerSpec, normalizer_factory
+from gnvideo.layers.catalog import NormalizerSpec
+from gnvideo.layers.factory import normalizer_factory
 from gnvideo.layers.frozen_batch_norm import FrozenBatchNorm3d
 from gnvideo.layers.group_norm import GroupNorm3d
 from gnvideo.layers.normalizer import describe_kind

@@ -114,3 +114,36 @@ def test_activation_is_applied_to_the_normalized_values(name):
 def test_configured_settings_are_those_of_the_normalizers():
     configured = NormalizerConfig().model_dump(exclude={"name"})
     assert configured == dataclasses.asdict(NormalizerSettings())
+
+
+CHANGED = NormalizerSettings(
+    num_groups=3,
+    channels_per_group=2,
+    per_frame=True,
+    eps=0.5,
+    momentum=0.7,
+    sub_batch_clips=5,
+    history_batches=9,
+    renorm_max_scale=7,
+    renorm_max_shift=8,
+    renorm_hold_steps=9,
+    renorm_scale_steps=10,
+    renorm_shift_steps=11,
+)
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_a_normalizer_differs_by_the_settings_that_it_takes_and_no_others(name):
+    defaults = NormalizerSettings(num_groups=4)
+
+    def list_attributes(settings: NormalizerSettings) -> dict[str, object]:
+        norm = NORMALIZERS[name].build(12, settings, None)
+        return {key: value for key, value in vars(norm).items() if not key.startswith("_")}
+
+    changing = [
+        setting
+        for setting, value in dataclasses.asdict(CHANGED).items()
+        if list_attributes(dataclasses.replace(defaults, **{setting: value}))
+        != list_attributes(defaults)
+    ]
+    assert sorted(changing) == sorted(NORMALIZERS[name].settings)
