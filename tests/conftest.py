@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ import torch
 
 # The tools' worker processes import them by name.
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_tools"))
+
+
+# A shell without job control starts what runs in the background with SIGINT ignored, and every
+# process that a test interrupts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
