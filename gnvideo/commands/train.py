@@ -173,12 +173,27 @@ def _describe_run(
             f"norm      {describe_normalizers(model)}",
             f"data      {'; '.join(format_coverage(split, splits[split]) for split in named)};"
             f" decoder {config.data.decoder}",
-            f"batch     {training.clips_per_batch} clips per device (what batch statistics see),"
+            f"batch     {training.clips_per_batch} clips per device{describe_statistics(config)},"
             f" {num_devices} device(s), accumulation {training.accumulation_steps}:"
             f" {clips_per_step} clips per optimizer step",
             f"steps     {settings.total_steps} on {device}, {training.precision}",
         )
     )
+
+
+def describe_statistics(config: RunConfig) -> str:
+    """Returns how many clips batch statistics see; nothing where there are no such statistics."""
+    clips, name = config.training.clips_per_batch, config.normalizer.name
+    spec = NORMALIZERS[name]
+    if not spec.uses_batch_statistics:
+        return ""
+    if name == "sync_batch":
+        clips *= distributed.get_world_size()
+    elif name == "sub_batch":
+        clips = min(clips, config.normalizer.sub_batch_clips)
+    # Those that have none to recompute train by moving averages.
+    earlier = "" if spec.has_running_statistics else " and earlier batches"
+    return f" (batch statistics see {clips}{earlier})"
 
 
 def _describe_result(config: RunConfig) -> str:

@@ -103,8 +103,9 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
 def wrap_model(model: nn.Module) -> nn.Module:
     """Returns the module to call in a step: gradients come out averaged over the processes.
 
-    Each process normalizes its own clips: batch statistics see the clips of one device, and
-    running statistics go their own way on each until `broadcast_buffers`.
+    Each process normalizes its own clips, but for synchronized batch norms: batch statistics see
+    the clips of one device, and running statistics go their own way on each until
+    `broadcast_buffers`.
     """
     if not _in_group() or get_world_size() == 1:
         return model
