@@ -9,7 +9,13 @@ from pathlib import Path
 
 import torch
 
-from gnvideo.build import build_model, build_run_data, check_normalizer
+from gnvideo.build import (
+    build_initialized_model,
+    build_model,
+    build_run_data,
+    check_normalizer,
+    load_initial_weights,
+)
 from gnvideo.comparison import (
     ComparisonResults,
     PlannedRun,
@@ -46,6 +52,10 @@ def run_compare(path: Path, overrides: Sequence[str]) -> None:
     data = build_run_data(runs[0].config.data)
     networks = {(run.config.normalizer, run.config.data): run.config for run in runs}
     for network in networks.values():
+        if network.training.initial_weights is not None:
+            model = build_initialized_model(network, len(data.classes))
+            load_initial_weights(network, model, data.classes)
+            continue
         with torch.device("meta"):
             build_model(network.model, network.normalizer, network.data, len(data.classes))
     slots = make_slots(len(runs), config.parallel_runs, _find_gpus(runs[0]), _count_cores())

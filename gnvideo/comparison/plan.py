@@ -26,6 +26,7 @@ _KEYS_OF_THE_GRID = (
     "training.accumulation_steps",
 )
 _KEYS_OF_CLIP_SHAPES = ("data.num_frames", "data.stride")
+_KEYS_OF_INITIAL_WEIGHTS = ("training.initial_weights",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ def list_varied_keys(config: ComparisonConfig) -> frozenset[str]:
         for normalizer in config.grid.normalizers
         for key in normalizer.list_settings()
     }
-    return frozenset((*_KEYS_OF_THE_GRID, *_KEYS_OF_CLIP_SHAPES, *settings))
+    weights = _KEYS_OF_INITIAL_WEIGHTS if config.grid.initial_weights else ()
+    return frozenset((*_KEYS_OF_THE_GRID, *_KEYS_OF_CLIP_SHAPES, *weights, *settings))
 
 
 def label_normalizer(
@@ -117,7 +119,11 @@ def label_normalizer(
 
 
 def _check_base(config: ComparisonConfig) -> None:
-    keys = _KEYS_OF_THE_GRID + (_KEYS_OF_CLIP_SHAPES if config.grid.clip_shapes else ())
+    keys = (
+        *_KEYS_OF_THE_GRID,
+        *(_KEYS_OF_CLIP_SHAPES if config.grid.clip_shapes else ()),
+        *(_KEYS_OF_INITIAL_WEIGHTS if config.grid.initial_weights else ()),
+    )
     setters = {
         "seed": "grid.seeds",
         "output": "output",
@@ -126,6 +132,7 @@ def _check_base(config: ComparisonConfig) -> None:
         "training.accumulation_steps": "mode and clips_per_step",
         "data.num_frames": "grid.clip_shapes",
         "data.stride": "grid.clip_shapes",
+        "training.initial_weights": "grid.initial_weights",
     }
     for key in keys:
         section: Any = config.base
@@ -153,6 +160,8 @@ def _make_run(
     training["accumulation_steps"] = (
         1 if config.clips_per_step is None else config.clips_per_step // clips_per_batch
     )
+    if config.grid.initial_weights:
+        training["initial_weights"] = str(config.grid.initial_weights[normalizer.name])
     if clip_shape is not None:
         data = _section(values, "data")
         data["num_frames"], data["stride"] = clip_shape

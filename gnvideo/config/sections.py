@@ -270,6 +270,11 @@ class GridConfig(StrictConfig):
     clip_shapes: tuple[tuple[Count, Count], ...] = Field(
         default=(), description="pairs of frames and stride; empty: those of base.data"
     )
+    initial_weights: dict[str, Path] = Field(
+        default={},
+        description="by name of normalizer: the file that its runs start from;"
+        " empty: base.training.initial_weights for all",
+    )
 
     @model_validator(mode="after")
     def _values_are_distinct(self) -> Self:
@@ -282,6 +287,16 @@ class GridConfig(StrictConfig):
         for name, values in distinct.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} is {values}; a value stands there twice")
+        return self
+
+    @model_validator(mode="after")
+    def _every_normalizer_has_weights_or_none(self) -> Self:
+        names = {normalizer.name for normalizer in self.normalizers}
+        if self.initial_weights and self.initial_weights.keys() != names:
+            raise ValueError(
+                f"initial_weights names {', '.join(self.initial_weights)}, and the normalizers are"
+                f" {', '.join(sorted(names))}; name a file for each of them and no other"
+            )
         return self
 
 

@@ -254,7 +254,7 @@ def find_weights_file(path: Path) -> Path:
     if last is None:
         raise CheckpointError(
             f"no checkpoint at {path}; pass a run folder, a folder {CHECKPOINTS_FOLDER_NAME}/step_*"
-            " or a .safetensors file"
+            " or a file of weights"
         )
     return last / WEIGHTS_NAME
 

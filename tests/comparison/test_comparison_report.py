@@ -297,6 +297,33 @@ def test_differing_coverage_is_said_before_everything_else(
         assert warning < text.index("Accuracy by clips per batch")
 
 
+@pytest.mark.parametrize(
+    ("override", "statement"),
+    [
+        (
+            "grid.seeds=[0, 1, 2]",
+            "every normalizer starts from the same random convolution weights",
+        ),
+        (
+            "base.training.initial_weights=one.pth",
+            "every normalizer starts from `one.pth`, and at one seed from the same head",
+        ),
+        (
+            "grid.initial_weights={batch: bn.pth, group: gn.pth}",
+            "started from `bn.pth` (BatchNorm), `gn.pth` (GroupNorm)",
+        ),
+    ],
+)
+def test_report_says_which_weights_the_runs_started_from(
+    make_comparison, write_comparison, override, statement
+):
+    config = make_comparison(override)
+    write_comparison(config)
+    text = write_report(read_results(config.output)).with_name("report.md").read_text()
+    # Under how the comparison was made, and beside the paper.
+    assert text.count(statement) == 2
+
+
 def test_report_says_what_the_fairness_rules_were(make_comparison, write_comparison):
     config = make_comparison(
         "mode=isolated",

@@ -156,3 +156,34 @@ def test_a_wrong_key_in_base_is_named(make_comparison):
 def test_a_section_of_base_that_is_a_value_is_an_error(make_comparison):
     with pytest.raises(ConfigError, match=r"base\.normalizer is 'group'"):
         make_runs(make_comparison("base.normalizer=group"))
+
+
+WEIGHTS = "grid.initial_weights={batch: bn.pth, group: gn.pth}"
+
+
+def test_each_normalizer_starts_from_its_own_file(make_comparison):
+    config = make_comparison(WEIGHTS)
+    files = {
+        (run.config.normalizer.name, str(run.config.training.initial_weights))
+        for run in make_runs(config)
+    }
+    assert files == {("batch", "bn.pth"), ("group", "gn.pth")}
+    assert "training.initial_weights" in list_varied_keys(config)
+    assert "training.initial_weights" not in list_varied_keys(make_comparison())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (
+            ["grid.initial_weights={batch: bn.pth}"],
+            "names batch, and the normalizers are batch, gr",
+        ),
+        ([WEIGHTS, "base.training.initial_weights=one.pth"], "sets it by grid.initial_weights"),
+    ],
+)
+def test_weights_for_some_normalizers_or_from_two_places_are_refused(
+    make_comparison, overrides, named
+):
+    with pytest.raises(ConfigError, match=named):
+        make_runs(make_comparison(*overrides))

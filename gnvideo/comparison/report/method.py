@@ -133,8 +133,7 @@ def _list_rules(analysis: Analysis) -> list[str]:
     seeds = ", ".join(map(str, results.config.grid.seeds))
     zero = "0 in the last normalizer of each residual block, 1 elsewhere"
     rules = [
-        f"Weights: at one seed every normalizer starts from the same convolution weights. Seeds:"
-        f" {seeds}.",
+        f"Weights: {describe_start(results)}. Seeds: {seeds}.",
         f"Gamma starts at {zero if config.model.zero_final_gamma else '1 everywhere'}, whatever the"
         " normalizer.",
         f"Weight decay: {training.normalizer_weight_decay:g} on gamma and beta,"
@@ -163,6 +162,21 @@ def _list_rules(analysis: Analysis) -> list[str]:
     ]
     rules.append(_describe_evaluation(finished))
     return rules
+
+
+def describe_start(results: ComparisonResults) -> str:
+    """Returns which weights the runs started from."""
+    files = {
+        display_name(run.config.normalizer.name): str(run.config.training.initial_weights)
+        for run in results.runs
+        if run.config.training.initial_weights is not None
+    }
+    if not files:
+        return "at one seed every normalizer starts from the same random convolution weights"
+    path, *others = dict.fromkeys(files.values())
+    if not others:
+        return f"every normalizer starts from `{path}`, and at one seed from the same head"
+    return "started from " + ", ".join(f"`{path}` ({name})" for name, path in files.items())
 
 
 def _describe_settings(results: ComparisonResults) -> str:

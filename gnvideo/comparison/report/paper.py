@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gnvideo.comparison.analysis import Analysis, Series, Setting, format_clips, format_signed
 from gnvideo.comparison.report.accuracy import NO_VALUE
 from gnvideo.comparison.report.blocks import Bullets, Columns, Paragraph, Section, Table
+from gnvideo.comparison.report.method import describe_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +103,16 @@ def _make_our_table(analysis: Analysis) -> Table:
 
 
 def _describe_differences(analysis: Analysis) -> list[str]:
-    config = analysis.results.runs[0].config
-    evaluations = [run.evaluation for run in analysis.results.runs if run.evaluation is not None]
+    results = analysis.results
+    config = results.runs[0].config
+    evaluations = [run.evaluation for run in results.runs if run.evaluation is not None]
     videos = ", ".join(dict.fromkeys(str(evaluation["num_videos"]) for evaluation in evaluations))
     shapes = ", ".join(f"{frames} x {stride}" for frames, stride in analysis.clip_shapes)
     return [
         "Data: Kinetics-400 in the paper; here"
         f" `{config.data.root}`, {videos or 'no'} videos evaluated.",
         "Network: I3D ResNet-50 started from ImageNet weights in the paper; here"
-        f" `{config.model.name}` of width {config.model.width}, started from random weights.",
+        f" `{config.model.name}` of width {config.model.width}, and {describe_start(results)}.",
         f"Clips: 32 frames x stride 2 and 64 x 1 in the paper; here {shapes}, cropped to"
         f" {config.data.crop_pixels} pixels.",
         "Testing: 10 clips a video, softmax averaged, in the paper; here protocol"
