@@ -170,6 +170,11 @@ WRONG_INPUTS = {
         'compare {comparison} grid.normalizers=[{{"name":"batch","num_groups":8}}]',
         "the normalizer batch does not take num_groups; it takes eps, momentum",
     ),
+    "comparison from weights that are not there": (
+        "compare {comparison} grid.normalizers=[group]"
+        ' grid.initial_weights={{"group":"absent.pth"}}',
+        "no checkpoint at absent.pth",
+    ),
     "comparison of an unknown setting": (
         'compare {comparison} grid.normalizers=[{{"name":"group","num_group":8}}]',
         "'grid.normalizers.0.num_group'",

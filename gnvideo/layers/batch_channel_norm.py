@@ -10,7 +10,7 @@ from torch import nn
 
 from gnvideo.layers.groups import check_count, find_num_groups
 from gnvideo.layers.normalizer import Activation, Normalizer3d, activate
-from gnvideo.ops.moments import compute_moments, pool_moments
+from gnvideo.ops.moments import compute_moments, pool_moments, spread_groups
 from gnvideo.ops.scale_shift import scale_and_shift
 
 
@@ -103,15 +103,13 @@ class BatchChannelNorm3d(Normalizer3d):
         group_mean_NG, group_var_NG = pool_moments(
             z_mean_NC, var_NC * slope_C.square(), self.num_groups
         )
-        group_scale_NC = self._spread((group_var_NG + self.eps).rsqrt() * self.weight)
-        z_shift_NC = self.batch_bias - running_mean_C * slope_C - self._spread(group_mean_NG)
-        shift_NC = z_shift_NC * group_scale_NC + self._spread(self.bias)
+        group_scale_NG = (group_var_NG + self.eps).rsqrt() * self.weight
+        group_scale_NC = spread_groups(group_scale_NG, self.num_channels)
+        group_mean_NC = spread_groups(group_mean_NG, self.num_channels)
+        z_shift_NC = self.batch_bias - running_mean_C * slope_C - group_mean_NC
+        shift_NC = z_shift_NC * group_scale_NC + spread_groups(self.bias, self.num_channels)
         y = scale_and_shift(x, slope_C * group_scale_NC, shift_NC)
         return activate(y, self.activation)
-
-    def _spread(self, values: torch.Tensor) -> torch.Tensor:
-        """Returns values (*, G), one a group, as (*, C)."""
-        return values.repeat_interleave(self.num_channels // self.num_groups, dim=-1)
 
     @torch.no_grad()
     def _take_batch(

@@ -38,7 +38,6 @@ class NormalizerSpec:
 
     Attributes:
         name: The name in configurations, results and reports.
-        description: One line for listings.
         build: `(num_channels, settings, activation) -> module`.
         settings: Names of those that it takes, of `NormalizerSettings`.
         conv_type: The convolution in front of it.
@@ -49,7 +48,6 @@ class NormalizerSpec:
     """
 
     name: str
-    description: str
     build: Callable[[int, NormalizerSettings, Activation], nn.Module]
     settings: tuple[str, ...]
     conv_type: type[nn.Conv3d] = nn.Conv3d
@@ -186,7 +184,6 @@ _RENORM_SETTINGS = (
 _SPECS = (
     NormalizerSpec(
         name="batch",
-        description="BatchNorm over one device's clips; running statistics in evaluation",
         build=_build_batch,
         settings=("eps", "momentum"),
         uses_batch_statistics=True,
@@ -194,7 +191,6 @@ _SPECS = (
     ),
     NormalizerSpec(
         name="sync_batch",
-        description="BatchNorm over the clips of all processes; BatchNorm where there is one",
         build=_build_sync_batch,
         settings=("eps", "momentum"),
         uses_batch_statistics=True,
@@ -202,13 +198,11 @@ _SPECS = (
     ),
     NormalizerSpec(
         name="frozen_batch",
-        description="BatchNorm by constant statistics of a checkpoint; a scale without one",
         build=_build_frozen_batch,
         settings=("eps",),
     ),
     NormalizerSpec(
         name="sub_batch",
-        description="BatchNorm over every few clips of one device's batch (ghost batch norm)",
         build=_build_sub_batch,
         settings=("sub_batch_clips", "eps", "momentum"),
         uses_batch_statistics=True,
@@ -216,7 +210,6 @@ _SPECS = (
     ),
     NormalizerSpec(
         name="batch_renorm",
-        description="BatchNorm corrected towards its running statistics, within growing bounds",
         build=_build_batch_renorm,
         settings=("eps", "momentum", *_RENORM_SETTINGS),
         uses_batch_statistics=True,
@@ -224,7 +217,6 @@ _SPECS = (
     ),
     NormalizerSpec(
         name="moving_average_batch",
-        description="root mean square over the last batches, forward and backward (MABN)",
         build=_build_moving_average_batch,
         settings=("history_batches", "eps", "momentum"),
         conv_type=CenteredConv3d,
@@ -232,7 +224,6 @@ _SPECS = (
     ),
     NormalizerSpec(
         name="batch_channel",
-        description="BatchNorm by moving averages, then GroupNorm; weights standardized",
         build=_build_batch_channel,
         settings=("num_groups", "channels_per_group", "eps", "momentum"),
         conv_type=StandardizedConv3d,
@@ -240,46 +231,39 @@ _SPECS = (
     ),
     NormalizerSpec(
         name="group",
-        description="GroupNorm over groups of channels of each clip by itself",
         build=_build_group,
         settings=_GROUP_SETTINGS,
     ),
     NormalizerSpec(
         name="layer",
-        description="LayerNorm over all channels of each clip: GroupNorm with one group",
         build=_build_layer,
         settings=("per_frame", "eps"),
     ),
     NormalizerSpec(
         name="instance",
-        description="InstanceNorm over each channel of each clip: GroupNorm with C groups",
         build=_build_instance,
         settings=("per_frame", "eps"),
     ),
     NormalizerSpec(
         name="group_ws",
-        description="GroupNorm behind convolutions whose weights are standardized",
         build=_build_group,
         settings=_GROUP_SETTINGS,
         conv_type=StandardizedConv3d,
     ),
     NormalizerSpec(
         name="filter_response",
-        description="root mean square of each channel of each clip; a learned threshold as ReLU",
         build=_build_filter_response,
         settings=("eps",),
         replaces_activation=True,
     ),
     NormalizerSpec(
         name="evonorm_s0",
-        description="EvoNorm-S0: gated input over its group's deviation, in place of norm and ReLU",
         build=_build_evonorm_s0,
         settings=("num_groups", "channels_per_group", "eps"),
         replaces_activation=True,
     ),
     NormalizerSpec(
         name="switchable",
-        description="learned mixture of instance, layer and batch statistics",
         build=_build_switchable,
         settings=("eps", "momentum"),
         uses_batch_statistics=True,
@@ -287,13 +271,11 @@ _SPECS = (
     ),
     NormalizerSpec(
         name="rms_group",
-        description="root mean square over groups of channels of each clip, the mean kept",
         build=_build_rms_group,
         settings=_GROUP_SETTINGS,
     ),
     NormalizerSpec(
         name="weight_norm",
-        description="no statistics of clips: convolutions by weights of fixed norm, and a scale",
         build=_build_weight_norm,
         settings=(),
         conv_type=WeightNormConv3d,

@@ -11,7 +11,7 @@ from torch import nn
 from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.groups import find_num_groups
 from gnvideo.layers.normalizer import Activation
-from gnvideo.ops.moments import compute_moments, pool_moments
+from gnvideo.ops.moments import compute_moments, pool_moments, spread_groups
 from gnvideo.ops.scale_shift import gate_scale_and_shift
 
 
@@ -76,11 +76,7 @@ class EvoNormS03d(ChannelAffine3d):
         self.check_input(x)
         x, mean_NC, var_NC = compute_moments(x)
         _, var_NG = pool_moments(mean_NC, var_NC, self.num_groups)
-        rstd_NC = (
-            (var_NG + self.eps)
-            .rsqrt()
-            .repeat_interleave(self.num_channels // self.num_groups, dim=1)
-        )
+        rstd_NC = spread_groups((var_NG + self.eps).rsqrt(), self.num_channels)
         return gate_scale_and_shift(x, self.v, rstd_NC * self.weight, self.bias[None])
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.frames import join_frames, split_frames
 from gnvideo.layers.groups import find_num_groups
 from gnvideo.layers.normalizer import Activation, activate
-from gnvideo.ops.moments import compute_moments
+from gnvideo.ops.moments import compute_moments, spread_groups
 from gnvideo.ops.scale_shift import scale_and_shift
 
 
@@ -69,11 +69,7 @@ class RmsGroupNorm3d(ChannelAffine3d):
     def _normalize(self, x: torch.Tensor) -> torch.Tensor:
         x, mean_NC, var_NC = compute_moments(x)
         square_NG = (var_NC + mean_NC.square()).unflatten(1, (self.num_groups, -1)).mean(2)
-        rrms_NC = (
-            (square_NG + self.eps)
-            .rsqrt()
-            .repeat_interleave(self.num_channels // self.num_groups, dim=1)
-        )
+        rrms_NC = spread_groups((square_NG + self.eps).rsqrt(), self.num_channels)
         return activate(scale_and_shift(x, rrms_NC * self.weight, self.bias[None]), self.activation)
 
     def extra_repr(self) -> str:

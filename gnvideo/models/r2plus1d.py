@@ -10,14 +10,13 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
 from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import Size3, check_settings
-from gnvideo.models.residual import ResidualBlock, make_downsample, make_padded_conv
-from gnvideo.models.resnet3d import STEM, Layout, ResNet3D
+from gnvideo.models.residual import make_padded_conv
+from gnvideo.models.resnet3d import STEM, BasicBlock, Layout, ResNet3D
 
 
 def make_r2plus1d(
@@ -124,46 +123,27 @@ def _count_middle_channels(in_channels: int, out_channels: int) -> int:
     return 27 * in_channels * out_channels // (9 * in_channels + 3 * out_channels)
 
 
-class _Block(ResidualBlock):
-    """Two factored 3x3x3 convolutions, the first with the stride."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        inner_channels: int,
-        stride: Size3,
-        make_normalizer: NormalizerFactory,
-        *,
-        has_one_middle: bool,
-    ) -> None:
-        super().__init__()
-        middle1 = _count_middle_channels(in_channels, inner_channels)
-        middle2 = _count_middle_channels(inner_channels, inner_channels)
-        if has_one_middle:
-            middle2 = middle1
-        self.conv1 = nn.Sequential(
-            _make_factored_conv(in_channels, middle1, inner_channels, stride, make_normalizer),
-            make_normalizer(inner_channels, "relu"),
-        )
-        self.conv2 = nn.Sequential(
-            _make_factored_conv(
-                inner_channels, middle2, inner_channels, (1, 1, 1), make_normalizer
-            ),
-            make_normalizer(inner_channels),
-        )
-        self.downsample = make_downsample(in_channels, inner_channels, stride, make_normalizer)
-
-    @property
-    def final_normalizer(self) -> nn.Module:
-        return self.conv2[1]
-
-    def compute_branch(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.conv1(x))
+def _make_block(
+    in_channels: int,
+    inner_channels: int,
+    stride: Size3,
+    make_normalizer: NormalizerFactory,
+    *,
+    has_one_middle: bool,
+) -> BasicBlock:
+    """Returns a block of two factored 3x3x3 convolutions."""
+    middle1 = _count_middle_channels(in_channels, inner_channels)
+    middle2 = _count_middle_channels(inner_channels, inner_channels)
+    if has_one_middle:
+        middle2 = middle1
+    conv1 = _make_factored_conv(in_channels, middle1, inner_channels, stride, make_normalizer)
+    conv2 = _make_factored_conv(inner_channels, middle2, inner_channels, (1, 1, 1), make_normalizer)
+    return BasicBlock(conv1, conv2, in_channels, inner_channels, stride, make_normalizer)
 
 
 _DEPTHS: Mapping[int, Layout] = MappingProxyType(
     {
-        18: Layout(functools.partial(_Block, has_one_middle=True), 1, (2, 2, 2, 2)),
-        34: Layout(functools.partial(_Block, has_one_middle=False), 1, (3, 4, 6, 3)),
+        18: Layout(functools.partial(_make_block, has_one_middle=True), 1, (2, 2, 2, 2)),
+        34: Layout(functools.partial(_make_block, has_one_middle=False), 1, (3, 4, 6, 3)),
     }
 )

@@ -157,33 +157,40 @@ class ResNet3D(ResidualClassifier):
         return self.layer4(self.layer3(self.layer2(x)))
 
 
-class _BasicBlock(ResidualBlock):
-    """Two 3x3x3 convolutions, the first with the stride."""
+class BasicBlock(ResidualBlock):
+    """Two convolutions, given, with their normalizers; the first has the stride."""
 
     def __init__(
         self,
+        conv1: nn.Module,
+        conv2: nn.Module,
         in_channels: int,
         inner_channels: int,
         stride: Size3,
         make_normalizer: NormalizerFactory,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(
-            make_padded_conv(in_channels, inner_channels, (3, 3, 3), make_normalizer, stride),
-            make_normalizer(inner_channels, "relu"),
-        )
-        self.conv2 = nn.Sequential(
-            make_padded_conv(inner_channels, inner_channels, (3, 3, 3), make_normalizer),
-            make_normalizer(inner_channels),
-        )
+        self.conv1 = nn.Sequential(conv1, make_normalizer(inner_channels, "relu"))
+        self.conv2 = nn.Sequential(conv2, make_normalizer(inner_channels))
         self.downsample = make_downsample(in_channels, inner_channels, stride, make_normalizer)
 
     @property
     def final_normalizer(self) -> nn.Module:
+        """The normalizer whose output is added to the shortcut."""
         return self.conv2[1]
 
     def compute_branch(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what the block adds to its shortcut."""
         return self.conv2(self.conv1(x))
+
+
+def _make_basic_block(
+    in_channels: int, inner_channels: int, stride: Size3, make_normalizer: NormalizerFactory
+) -> BasicBlock:
+    """Returns a block of two 3x3x3 convolutions."""
+    conv1 = make_padded_conv(in_channels, inner_channels, (3, 3, 3), make_normalizer, stride)
+    conv2 = make_padded_conv(inner_channels, inner_channels, (3, 3, 3), make_normalizer)
+    return BasicBlock(conv1, conv2, in_channels, inner_channels, stride, make_normalizer)
 
 
 class _Bottleneck(ResidualBlock):
@@ -222,9 +229,9 @@ class _Bottleneck(ResidualBlock):
 
 _DEPTHS: Mapping[int, Layout] = MappingProxyType(
     {
-        10: Layout(_BasicBlock, 1, (1, 1, 1, 1)),
-        18: Layout(_BasicBlock, 1, (2, 2, 2, 2)),
-        34: Layout(_BasicBlock, 1, (3, 4, 6, 3)),
+        10: Layout(_make_basic_block, 1, (1, 1, 1, 1)),
+        18: Layout(_make_basic_block, 1, (2, 2, 2, 2)),
+        34: Layout(_make_basic_block, 1, (3, 4, 6, 3)),
         50: Layout(_Bottleneck, _EXPANSION, (3, 4, 6, 3)),
         101: Layout(_Bottleneck, _EXPANSION, (3, 4, 23, 3)),
     }

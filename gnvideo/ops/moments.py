@@ -64,6 +64,11 @@ def pool_moments(
     return mean_NG, var_NG
 
 
+def spread_groups(values_NG: torch.Tensor, num_channels: int) -> torch.Tensor:
+    """Returns values (*, G), one for each group of D successive channels, as (*, C)."""
+    return values_NG.repeat_interleave(num_channels // values_NG.shape[-1], dim=-1)
+
+
 class _Moments(torch.autograd.Function):
     """Two passes: E[x^2] - E[x]^2 loses all digits where the mean is far above the deviation."""
 

@@ -104,3 +104,19 @@ def test_a_pickle_of_detectrons_is_the_same_function_of_rgb_pixels(tmp_path: Pat
         logits = model.eval()(((image_rgb / 255 - mean) / std).unsqueeze(2))
     assert expected.std() > 0.01 * expected.abs().max()
     assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_the_first_convolution_gives_the_same_values_before_a_normalizer_hides_their_scale(
+    tmp_path: Path,
+):
+    blobs = make_blobs()
+    path = tmp_path / "R-50-GN.pkl"
+    path.write_bytes(make_python2_pickle(blobs))
+    file = read_weights_file(path)
+    assert file.pixels is not None
+    image_rgb = (make_uniform("image", (1, 3, 16, 16)) + 1) * 127.5
+    bgr = image_rgb.flip(1) - torch.tensor(MEAN_BGR).view(3, 1, 1)
+    expected = nn.functional.conv2d(bgr, torch.from_numpy(blobs["conv1_w"]))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (file.pixels.mean, file.pixels.std))
+    values = nn.functional.conv2d((image_rgb / 255 - mean) / std, file.tensors["conv1.weight"])
+    assert (values - expected).abs().max() <= 1e-5 * expected.abs().max()
