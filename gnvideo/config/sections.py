@@ -48,6 +48,10 @@ class NormalizerConfig(StrictConfig):
         default=False, description="group, layer, instance: over (H, W) of a frame, not (T, H, W)"
     )
     eps: float = Field(default=1e-5, gt=0)
+    implementation: Literal["auto", "reference", "native", "triton"] = Field(
+        default="auto",
+        description="kernels of group, group_ws, layer, instance, batch, frozen_batch",
+    )
     momentum: float = Field(
         default=0.1, gt=0, le=1, description="of running statistics, as in torch"
     )

@@ -23,12 +23,12 @@ from gnvideo.layers.moving_average_batch_norm import (
 )
 from gnvideo.layers.normalized_conv import StandardizedConv3d, WeightNormConv3d
 from gnvideo.layers.normalizer import (
-    Activation,
     describe_normalizers,
     has_running_statistics,
     is_normalizer,
 )
 from gnvideo.layers.precise_batch_norm import compute_precise_statistics
+from gnvideo.layers.residual_sum import normalize_and_add
 from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
 from gnvideo.layers.running_affine import RunningAffine
 from gnvideo.layers.settings import NormalizerSettings
@@ -38,7 +38,6 @@ from gnvideo.layers.sync_batch_norm import SyncBatchNorm3d
 
 __all__ = [
     "NORMALIZERS",
-    "Activation",
     "AdjustedConv3d",
     "BatchChannelNorm3d",
     "BatchNorm3d",
@@ -70,5 +69,6 @@ __all__ = [
     "has_running_statistics",
     "is_normalizer",
     "make_normalizer",
+    "normalize_and_add",
     "normalizer_factory",
 ]

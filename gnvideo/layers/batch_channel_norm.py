@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from gnvideo.layers.groups import check_count, find_num_groups
-from gnvideo.layers.normalizer import Activation, Normalizer3d, activate
+from gnvideo.layers.normalizer import Normalizer3d, finish
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.moments import compute_moments, pool_moments, spread_groups
 from gnvideo.ops.scale_shift import scale_and_shift
 
@@ -88,7 +89,7 @@ class BatchChannelNorm3d(Normalizer3d):
         self.running_mean.zero_()
         self.running_var.fill_(1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
         x, mean_NC, var_NC = compute_moments(x)
@@ -109,7 +110,7 @@ class BatchChannelNorm3d(Normalizer3d):
         z_shift_NC = self.batch_bias - running_mean_C * slope_C - group_mean_NC
         shift_NC = z_shift_NC * group_scale_NC + spread_groups(self.bias, self.num_channels)
         y = scale_and_shift(x, slope_C * group_scale_NC, shift_NC)
-        return activate(y, self.activation)
+        return finish(y, self.activation, residual)
 
     @torch.no_grad()
     def _take_batch(

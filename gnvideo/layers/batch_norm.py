@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from gnvideo.errors import NormalizerError
-from gnvideo.layers.normalizer import Activation, activate
+from gnvideo.layers.normalizer import get_final_activation
+from gnvideo.ops.activation import Activation
+from gnvideo.ops.batch_norm import batch_norm_act
 
 
 class BatchNorm3d(nn.BatchNorm3d):
@@ -25,6 +27,7 @@ class BatchNorm3d(nn.BatchNorm3d):
         eps: Added to the variance.
         momentum: Weight of the newest batch in the running statistics.
         activation: What follows the normalization.
+        implementation: A name in `gnvideo.ops.implementation.IMPLEMENTATIONS`.
 
     Raises:
         NormalizerError: An input is not (N, C, T, H, W).
@@ -40,13 +43,39 @@ class BatchNorm3d(nn.BatchNorm3d):
         momentum: float = 0.1,
         *,
         activation: Activation = None,
+        implementation: str = "auto",
     ) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
         self.activation: Activation = activation
+        self.implementation = implementation
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Returns the input (N, C, T, H, W) normalized and activated."""
-        return activate(super().forward(input), self.activation)
+    def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns the input (N, C, T, H, W) normalized and activated.
+
+        With a residual of its shape and dtype: relu(normalized input + residual).
+        """
+        self._check_input_dim(input)
+        is_tracked = self.training and self.track_running_stats
+        momentum = self.momentum
+        if is_tracked:
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+            if momentum is None:
+                momentum = 1 / self.num_batches_tracked.item()
+        uses_running = is_tracked or not self.training
+        return batch_norm_act(
+            input,
+            self.running_mean if uses_running else None,
+            self.running_var if uses_running else None,
+            self.weight,
+            self.bias,
+            self.training or self.running_mean is None,
+            0.0 if momentum is None else momentum,
+            self.eps,
+            residual,
+            get_final_activation(self.activation, residual),
+            self.implementation,
+        )
 
     @torch.no_grad()
     def _update_running_statistics(

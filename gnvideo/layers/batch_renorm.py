@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.batch_norm import BatchNorm3d
-from gnvideo.layers.normalizer import Activation, activate
+from gnvideo.layers.normalizer import finish
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.moments import compute_batch_moments
 
 Number = TypeVar("Number", int, float)
@@ -77,17 +78,17 @@ class BatchRenorm3d(BatchNorm3d):
         self.scale_steps = _check_at_least(0, "scale_steps", scale_steps)
         self.shift_steps = _check_at_least(0, "shift_steps", shift_steps)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the input (N, C, T, H, W) normalized and activated."""
         if not self.training:
-            return super().forward(input)
+            return super().forward(input, residual)
         self._check_input_dim(input)
         scale_C, shift_C = self._take_batch(input)
         # A weight and a bias that hold r and d: the gradients are those of the formula.
         weight = self.weight * scale_C
         bias = self.weight * shift_C + self.bias
         y = functional.batch_norm(input, None, None, weight, bias, True, 0.0, self.eps)
-        return activate(y, self.activation)
+        return finish(y, self.activation, residual)
 
     @torch.no_grad()
     def _take_batch(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

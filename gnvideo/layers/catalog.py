@@ -24,12 +24,12 @@ from gnvideo.layers.moving_average_batch_norm import (
     MovingAverageBatchNorm3d,
 )
 from gnvideo.layers.normalized_conv import StandardizedConv3d, WeightNormConv3d
-from gnvideo.layers.normalizer import Activation
 from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
 from gnvideo.layers.settings import NormalizerSettings
 from gnvideo.layers.sub_batch_norm import SubBatchNorm3d
 from gnvideo.layers.switchable_norm import SwitchableNorm3d
 from gnvideo.layers.sync_batch_norm import SyncBatchNorm3d
+from gnvideo.ops.activation import Activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,13 @@ class NormalizerSpec:
 
 
 def _build_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
-    return BatchNorm3d(num_channels, settings.eps, settings.momentum, activation=activation)
+    return BatchNorm3d(
+        num_channels,
+        settings.eps,
+        settings.momentum,
+        activation=activation,
+        implementation=settings.implementation,
+    )
 
 
 def _build_sync_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
@@ -65,7 +71,12 @@ def _build_sync_batch(num_channels: int, settings: NormalizerSettings, activatio
 
 
 def _build_frozen_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
-    return FrozenBatchNorm3d(num_channels, settings.eps, activation=activation)
+    return FrozenBatchNorm3d(
+        num_channels,
+        settings.eps,
+        activation=activation,
+        implementation=settings.implementation,
+    )
 
 
 def _build_sub_batch(num_channels: int, settings: NormalizerSettings, activation: Activation):
@@ -123,12 +134,18 @@ def _build_group(num_channels: int, settings: NormalizerSettings, activation: Ac
         channels_per_group=settings.channels_per_group,
         per_frame=settings.per_frame,
         activation=activation,
+        implementation=settings.implementation,
     )
 
 
 def _build_layer(num_channels: int, settings: NormalizerSettings, activation: Activation):
     return GroupNorm3d(
-        num_channels, 1, settings.eps, per_frame=settings.per_frame, activation=activation
+        num_channels,
+        1,
+        settings.eps,
+        per_frame=settings.per_frame,
+        activation=activation,
+        implementation=settings.implementation,
     )
 
 
@@ -139,6 +156,7 @@ def _build_instance(num_channels: int, settings: NormalizerSettings, activation:
         channels_per_group=1,
         per_frame=settings.per_frame,
         activation=activation,
+        implementation=settings.implementation,
     )
 
 
@@ -176,6 +194,7 @@ def _build_weight_norm(num_channels: int, settings: NormalizerSettings, activati
 
 
 _GROUP_SETTINGS = ("num_groups", "channels_per_group", "per_frame", "eps")
+_FUSED_GROUP_SETTINGS = (*_GROUP_SETTINGS, "implementation")
 _RENORM_SETTINGS = (
     *("renorm_max_scale", "renorm_max_shift"),
     *("renorm_hold_steps", "renorm_scale_steps", "renorm_shift_steps"),
@@ -185,7 +204,7 @@ _SPECS = (
     NormalizerSpec(
         name="batch",
         build=_build_batch,
-        settings=("eps", "momentum"),
+        settings=("eps", "momentum", "implementation"),
         uses_batch_statistics=True,
         has_running_statistics=True,
     ),
@@ -199,7 +218,7 @@ _SPECS = (
     NormalizerSpec(
         name="frozen_batch",
         build=_build_frozen_batch,
-        settings=("eps",),
+        settings=("eps", "implementation"),
     ),
     NormalizerSpec(
         name="sub_batch",
@@ -232,22 +251,22 @@ _SPECS = (
     NormalizerSpec(
         name="group",
         build=_build_group,
-        settings=_GROUP_SETTINGS,
+        settings=_FUSED_GROUP_SETTINGS,
     ),
     NormalizerSpec(
         name="layer",
         build=_build_layer,
-        settings=("per_frame", "eps"),
+        settings=("per_frame", "eps", "implementation"),
     ),
     NormalizerSpec(
         name="instance",
         build=_build_instance,
-        settings=("per_frame", "eps"),
+        settings=("per_frame", "eps", "implementation"),
     ),
     NormalizerSpec(
         name="group_ws",
         build=_build_group,
-        settings=_GROUP_SETTINGS,
+        settings=_FUSED_GROUP_SETTINGS,
         conv_type=StandardizedConv3d,
     ),
     NormalizerSpec(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gnvideo.layers.normalizer import Activation, Normalizer3d, activate
+from gnvideo.layers.normalizer import Normalizer3d, finish
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.scale_shift import scale_and_shift
 
 
@@ -43,10 +44,11 @@ class ChannelAffine3d(Normalizer3d):
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) scaled, shifted and activated, in its dtype and layout."""
         self.check_input(x)
-        return activate(scale_and_shift(x, self.weight[None], self.bias[None]), self.activation)
+        y = scale_and_shift(x, self.weight[None], self.bias[None])
+        return finish(y, self.activation, residual)
 
     def extra_repr(self) -> str:
         """Returns the channels for the module's text."""

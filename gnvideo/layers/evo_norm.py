@@ -10,7 +10,7 @@ from torch import nn
 
 from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.groups import find_num_groups
-from gnvideo.layers.normalizer import Activation
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.moments import compute_moments, pool_moments, spread_groups
 from gnvideo.ops.scale_shift import gate_scale_and_shift
 
@@ -69,10 +69,10 @@ class EvoNormS03d(ChannelAffine3d):
         if self.v is not None:
             nn.init.ones_(self.v)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
-        if self.v is None:
-            return super().forward(x)
+        if self.v is None or residual is not None:
+            return super().forward(x, residual)
         self.check_input(x)
         x, mean_NC, var_NC = compute_moments(x)
         _, var_NG = pool_moments(mean_NC, var_NC, self.num_groups)

@@ -12,8 +12,8 @@ from torch import nn
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.catalog import NORMALIZERS, NormalizerSpec
-from gnvideo.layers.normalizer import Activation
 from gnvideo.layers.settings import NormalizerSettings
+from gnvideo.ops.activation import Activation
 
 
 @dataclass(frozen=True, slots=True)

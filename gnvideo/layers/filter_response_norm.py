@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from gnvideo.layers.channel_affine import ChannelAffine3d
-from gnvideo.layers.normalizer import Activation
+from gnvideo.layers.normalizer import finish
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.moments import compute_moments
 from gnvideo.ops.scale_shift import scale_and_shift
 
@@ -61,14 +62,14 @@ class FilterResponseNorm3d(ChannelAffine3d):
         if self.tau is not None:
             nn.init.zeros_(self.tau)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
         x, mean_NC, var_NC = compute_moments(x)
         rrms_NC = (var_NC + mean_NC.square() + self.eps).rsqrt()
         y = scale_and_shift(x, rrms_NC * self.weight, self.bias[None])
-        if self.tau is None:
-            return y
+        if self.tau is None or residual is not None:
+            return finish(y, None, residual)
         # torch types apply as Any | None.
         return _Threshold.apply(y, self.tau)  # pyright: ignore[reportReturnType]
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from gnvideo.layers.groups import check_count
-from gnvideo.layers.normalizer import Activation, Normalizer3d, activate
+from gnvideo.layers.normalizer import Normalizer3d, get_final_activation
+from gnvideo.ops.activation import Activation
+from gnvideo.ops.batch_norm import batch_norm_act
 
 
 class FrozenBatchNorm3d(Normalizer3d):
@@ -30,6 +31,7 @@ class FrozenBatchNorm3d(Normalizer3d):
         num_channels: C. First, as in BatchNorm3d.
         eps: Added to the variance.
         activation: What follows the normalization.
+        implementation: A name in `gnvideo.ops.implementation.IMPLEMENTATIONS`.
 
     Raises:
         NormalizerError: C is not a positive integer, or an input is not (N, C, T, H, W).
@@ -43,10 +45,16 @@ class FrozenBatchNorm3d(Normalizer3d):
     num_batches_tracked: torch.Tensor
 
     def __init__(
-        self, num_channels: int, eps: float = 1e-5, *, activation: Activation = None
+        self,
+        num_channels: int,
+        eps: float = 1e-5,
+        *,
+        activation: Activation = None,
+        implementation: str = "auto",
     ) -> None:
         super().__init__(check_count("num_channels", num_channels), activation)
         self.eps = eps
+        self.implementation = implementation
         self.weight = nn.Parameter(torch.empty(num_channels))
         self.bias = nn.Parameter(torch.empty(num_channels))
         self.register_buffer("running_mean", torch.empty(num_channels))
@@ -63,13 +71,20 @@ class FrozenBatchNorm3d(Normalizer3d):
         self.running_var.fill_(1)
         self.num_batches_tracked.zero_()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
-        y = functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        return batch_norm_act(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            residual=residual,
+            activation=get_final_activation(self.activation, residual),
+            implementation=self.implementation,
         )
-        return activate(y, self.activation)
 
     def extra_repr(self) -> str:
         """Returns the channels and eps for the module's text."""

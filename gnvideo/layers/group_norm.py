@@ -11,8 +11,9 @@ from torch import nn
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.frames import join_frames, split_frames
 from gnvideo.layers.groups import check_count, find_num_groups
-from gnvideo.layers.normalizer import Activation, Normalizer3d, activate
-from gnvideo.ops.group_norm import group_norm
+from gnvideo.layers.normalizer import Normalizer3d, get_final_activation
+from gnvideo.ops.activation import Activation
+from gnvideo.ops.group_norm import group_norm_act
 
 
 class GroupNorm3d(Normalizer3d):
@@ -42,7 +43,7 @@ class GroupNorm3d(Normalizer3d):
         affine: Whether there are a weight (starts at 1) and a bias (starts at 0) for each channel.
         track_running_stats: Taken and unused, as momentum.
         num_features: BatchNorm3d's name for num_channels; give one of the two.
-        implementation: A name in `gnvideo.ops.group_norm.IMPLEMENTATIONS`.
+        implementation: A name in `gnvideo.ops.implementation.IMPLEMENTATIONS`.
         activation: What follows the normalization.
         device: Where the parameters live.
         dtype: The parameters' dtype; float32 parameters fit inputs of any precision.
@@ -69,7 +70,7 @@ class GroupNorm3d(Normalizer3d):
         affine: bool = True,
         track_running_stats: bool = False,
         num_features: int | None = None,
-        implementation: str = "native",
+        implementation: str = "auto",
         activation: Activation = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -102,16 +103,25 @@ class GroupNorm3d(Normalizer3d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
         if self.per_frame:
-            return join_frames(self._normalize(split_frames(x)), x)
-        return self._normalize(x)
+            frames = None if residual is None else split_frames(residual)
+            return join_frames(self._normalize(split_frames(x), frames), x)
+        return self._normalize(x, residual)
 
-    def _normalize(self, x: torch.Tensor) -> torch.Tensor:
-        y = group_norm(x, self.num_groups, self.weight, self.bias, self.eps, self.implementation)
-        return activate(y, self.activation)
+    def _normalize(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        return group_norm_act(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            self.eps,
+            residual,
+            get_final_activation(self.activation, residual),
+            self.implementation,
+        )
 
     def extra_repr(self) -> str:
         """Returns the channels and the groups in use for the module's text."""

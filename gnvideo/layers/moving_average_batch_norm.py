@@ -14,7 +14,8 @@ from torch.nn import functional
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.adjusted_conv import AdjustedConv3d
 from gnvideo.layers.groups import check_count
-from gnvideo.layers.normalizer import Activation, Normalizer3d, activate
+from gnvideo.layers.normalizer import Normalizer3d, finish
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.moments import compute_moments
 from gnvideo.ops.scale_shift import scale_and_shift
 
@@ -128,7 +129,7 @@ class MovingAverageBatchNorm3d(Normalizer3d):
         for count in (self.num_batches_tracked, self.num_gradients_tracked):
             count.zero_()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
         if self.training:
@@ -142,7 +143,7 @@ class MovingAverageBatchNorm3d(Normalizer3d):
                 self.bias,
                 eps=self.eps,
             )
-        return activate(y, self.activation)
+        return finish(y, self.activation, residual)
 
     def _normalize_in_training(self, input: torch.Tensor) -> torch.Tensor:
         x, mean_NC, var_NC = compute_moments(input)

@@ -9,7 +9,6 @@ Axes: N clips, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal
 
 import torch
 from torch import nn
@@ -19,19 +18,18 @@ from torch.nn.modules.batchnorm import (
 )
 
 from gnvideo.errors import NormalizerError
-
-Activation = Literal["relu"] | None
-"""What follows the normalization; None is nothing."""
+from gnvideo.ops.activation import Activation, activate_
 
 
 class Normalizer3d(nn.Module):
     """Base of gnvideo's normalizers that are no subclass of torch's batch norms.
 
     A normalizer applies the activation after it by itself. So one that brings a nonlinearity of its
-    own stands where another one and its ReLU stand, and the network does not know. A subclass
-    defines `forward`, which ends with `activate` or with its own nonlinearity, and
-    `reset_parameters`, which sets each parameter and buffer to its start: `weight`, the last scale,
-    to 1.
+    own stands where another one and its ReLU stand, and the network does not know. With a residual
+    it adds that, and a ReLU is what follows, whichever normalizer it is. A subclass defines
+    `forward`, which ends with `finish`, with an operator that does the same, or with its own
+    nonlinearity, and `reset_parameters`, which sets each parameter and buffer to its start:
+    `weight`, the last scale, to 1.
 
     Attributes:
         num_channels: C.
@@ -47,8 +45,11 @@ class Normalizer3d(nn.Module):
         """Sets every parameter and buffer to its start."""
         raise NotImplementedError
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout.
+
+        With a residual of x's shape and dtype: relu(normalized x + residual).
+        """
         raise NotImplementedError
 
     def check_input(self, x: torch.Tensor) -> None:
@@ -64,9 +65,18 @@ class Normalizer3d(nn.Module):
             )
 
 
-def activate(y: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """Returns y after the activation, in y's own memory: give a tensor that nobody else needs."""
-    return torch.relu_(y) if activation == "relu" else y
+def get_final_activation(activation: Activation, residual: torch.Tensor | None) -> Activation:
+    """Returns what follows: a residual sum is followed by ReLU, else what the normalizer has."""
+    return activation if residual is None else "relu"
+
+
+def finish(
+    y: torch.Tensor, activation: Activation, residual: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Returns what follows the normalized y, in y's own memory: give a tensor nobody else needs."""
+    if residual is not None:
+        y += residual
+    return activate_(y, get_final_activation(activation, residual))
 
 
 _NORMALIZER_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, Normalizer3d)

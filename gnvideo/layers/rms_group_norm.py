@@ -10,7 +10,8 @@ import torch
 from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.frames import join_frames, split_frames
 from gnvideo.layers.groups import find_num_groups
-from gnvideo.layers.normalizer import Activation, activate
+from gnvideo.layers.normalizer import finish
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.moments import compute_moments, spread_groups
 from gnvideo.ops.scale_shift import scale_and_shift
 
@@ -59,18 +60,20 @@ class RmsGroupNorm3d(ChannelAffine3d):
         self.per_frame = per_frame
         self.eps = eps
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
         if self.per_frame:
-            return join_frames(self._normalize(split_frames(x)), x)
-        return self._normalize(x)
+            frames = None if residual is None else split_frames(residual)
+            return join_frames(self._normalize(split_frames(x), frames), x)
+        return self._normalize(x, residual)
 
-    def _normalize(self, x: torch.Tensor) -> torch.Tensor:
+    def _normalize(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         x, mean_NC, var_NC = compute_moments(x)
         square_NG = (var_NC + mean_NC.square()).unflatten(1, (self.num_groups, -1)).mean(2)
         rrms_NC = spread_groups((square_NG + self.eps).rsqrt(), self.num_channels)
-        return activate(scale_and_shift(x, rrms_NC * self.weight, self.bias[None]), self.activation)
+        y = scale_and_shift(x, rrms_NC * self.weight, self.bias[None])
+        return finish(y, self.activation, residual)
 
     def extra_repr(self) -> str:
         """Returns the channels and the groups in use for the module's text."""

@@ -19,6 +19,8 @@ class NormalizerSettings:
         per_frame: Whether the statistics of group, group_ws, rms_group, layer and instance are over
             (H, W) of each frame instead of (T, H, W) of the clip.
         eps: Added to the variance.
+        implementation: Kernels of group, group_ws, layer, instance, batch and frozen_batch: a name
+            in `gnvideo.ops.implementation.IMPLEMENTATIONS`.
         momentum: Weight of the newest batch in running statistics. Published with batch_renorm is
             0.01, with moving_average_batch 0.02.
         sub_batch_clips: Clips of a sub-batch.
@@ -34,6 +36,7 @@ class NormalizerSettings:
     channels_per_group: int | None = None
     per_frame: bool = False
     eps: float = 1e-5
+    implementation: str = "auto"
     momentum: float = 0.1
     sub_batch_clips: int = 2
     history_batches: int = 16

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from gnvideo.layers.batch_norm import BatchNorm3d
 from gnvideo.layers.groups import check_count
-from gnvideo.layers.normalizer import Activation, activate
+from gnvideo.layers.normalizer import finish
+from gnvideo.ops.activation import Activation
 
 
 class SubBatchNorm3d(BatchNorm3d):
@@ -54,10 +55,10 @@ class SubBatchNorm3d(BatchNorm3d):
         super().__init__(num_features, eps, momentum, activation=activation)
         self.sub_batch_clips = check_count("sub_batch_clips", sub_batch_clips)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the input (N, C, T, H, W) normalized and activated."""
         if not self.training:
-            return super().forward(input)
+            return super().forward(input, residual)
         self._check_input_dim(input)
         sub_batches = input.split(self.sub_batch_clips)
         # With momentum 1 the operator leaves there the sub-batch's mean and unbiased variance.
@@ -68,7 +69,7 @@ class SubBatchNorm3d(BatchNorm3d):
             for part, mean_C, var_C in zip(sub_batches, mean_SC, var_SC, strict=True)
         ]
         self._count_sub_batches(sub_batches, mean_SC, var_SC)
-        return activate(torch.cat(outputs), self.activation)
+        return finish(torch.cat(outputs), self.activation, residual)
 
     @torch.no_grad()
     def _count_sub_batches(

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from gnvideo.layers.batch_norm import BatchNorm3d
-from gnvideo.layers.normalizer import Activation, activate
+from gnvideo.layers.normalizer import finish
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.moments import compute_moments, pool_moments
 from gnvideo.ops.scale_shift import scale_and_shift
 
@@ -65,7 +66,7 @@ class SwitchableNorm3d(BatchNorm3d):
             if name in self._parameters:
                 nn.init.zeros_(self.get_parameter(name))
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the input (N, C, T, H, W) normalized and activated."""
         self._check_input_dim(input)
         x, mean_NC, var_NC = compute_moments(input)
@@ -76,7 +77,7 @@ class SwitchableNorm3d(BatchNorm3d):
         mixed_mean_NC = _mix(means, self.mean_logits)
         scale_NC = (_mix(variances, self.var_logits) + self.eps).rsqrt() * self.weight
         y = scale_and_shift(x, scale_NC, self.bias - mixed_mean_NC * scale_NC)
-        return activate(y, self.activation)
+        return finish(y, self.activation, residual)
 
     def _get_batch_statistics(
         self, mean_NC: torch.Tensor, var_NC: torch.Tensor, x: torch.Tensor

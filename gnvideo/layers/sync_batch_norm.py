@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from gnvideo.layers.batch_norm import BatchNorm3d
-from gnvideo.layers.normalizer import activate
+from gnvideo.layers.normalizer import finish
 from gnvideo.ops.moments import compute_moments, pool_moments
 from gnvideo.ops.scale_shift import scale_and_shift
 
@@ -44,10 +44,10 @@ class SyncBatchNorm3d(BatchNorm3d):
         algorithm for computing sample variances", 1979.
     """
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the input (N, C, T, H, W) normalized and activated."""
         if not self.training or not _has_other_processes():
-            return super().forward(input)
+            return super().forward(input, residual)
         self._check_input_dim(input)
         x, mean_NC, var_NC = compute_moments(input)
         mean_C1, var_C1 = pool_moments(mean_NC.T, var_NC.T, 1)
@@ -57,7 +57,7 @@ class SyncBatchNorm3d(BatchNorm3d):
         scale_C = (var_C + self.eps).rsqrt() * self.weight
         shift_C = self.bias - mean_C * scale_C
         y = scale_and_shift(x, scale_C[None], shift_C[None])
-        return activate(y, self.activation)
+        return finish(y, self.activation, residual)
 
 
 def _has_other_processes() -> bool:

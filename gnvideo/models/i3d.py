@@ -232,4 +232,4 @@ class _Bottleneck(ResidualBlock):
     def compute_branch(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm1(self.conv1(x))
         x = self.norm2(self.conv2(x))
-        return self.norm3(self.conv3(x))
+        return self.conv3(x)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from gnvideo.layers import Activation, NormalizerFactory
+from gnvideo.layers import NormalizerFactory
 from gnvideo.models.classifier import Size3
+from gnvideo.ops.activation import Activation
 
 
 class NormalizerSlot(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gnvideo.layers import NormalizerFactory
+from gnvideo.layers import NormalizerFactory, normalize_and_add
 from gnvideo.models.classifier import Size3, VideoClassifier
 from gnvideo.models.non_local import NonLocalBlock
 
@@ -16,8 +16,8 @@ from gnvideo.models.non_local import NonLocalBlock
 class ResidualBlock(nn.Module):
     """relu(branch(x) + shortcut(x)), with `shortcut` the identity where sizes allow it.
 
-    A subclass sets `downsample` and defines `compute_branch`, whose last step is
-    `final_normalizer`, without activation.
+    A subclass sets `downsample` and defines `compute_branch`, after which `final_normalizer` comes
+    as the branch's last step: it has no activation, and with the sum's ReLU it is one operator.
 
     Attributes:
         downsample: The shortcut's convolution and normalizer, or None for the identity.
@@ -25,25 +25,19 @@ class ResidualBlock(nn.Module):
 
     downsample: nn.Sequential | None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.relu = nn.ReLU(inplace=True)
-
     @property
     def final_normalizer(self) -> nn.Module:
         """The normalizer whose output is added to the shortcut."""
         raise NotImplementedError
 
     def compute_branch(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns what the block adds to its shortcut."""
+        """Returns what the final normalizer takes."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the block's output (N, C', T', H', W')."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        branch = self.compute_branch(x)
-        branch += shortcut
-        return self.relu(branch)
+        return normalize_and_add(self.final_normalizer, self.compute_branch(x), shortcut)
 
 
 class ResidualClassifier(VideoClassifier):

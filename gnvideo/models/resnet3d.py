@@ -180,8 +180,8 @@ class BasicBlock(ResidualBlock):
         return self.conv2[1]
 
     def compute_branch(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns what the block adds to its shortcut."""
-        return self.conv2(self.conv1(x))
+        """Returns what the final normalizer takes."""
+        return self.conv2[0](self.conv1(x))
 
 
 def _make_basic_block(
@@ -224,7 +224,7 @@ class _Bottleneck(ResidualBlock):
         return self.conv3[1]
 
     def compute_branch(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv3(self.conv2(self.conv1(x)))
+        return self.conv3[0](self.conv2(self.conv1(x)))
 
 
 _DEPTHS: Mapping[int, Layout] = MappingProxyType(

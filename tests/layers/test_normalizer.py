@@ -117,6 +117,7 @@ def test_configured_settings_are_those_of_the_normalizers():
 
 
 CHANGED = NormalizerSettings(
+    implementation="reference",
     num_groups=3,
     channels_per_group=2,
     per_frame=True,

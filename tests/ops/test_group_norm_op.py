@@ -1,4 +1,4 @@
-"""group_norm: all implementations against the reference in float64, that against torch.
+"""group_norm_act: all implementations against the reference in float64, that against torch.
 
 Axes: N clips, C channels, G groups, T frames, H height, W width.
 """
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from gnvideo.errors import NormalizerError
-from gnvideo.ops.group_norm import IMPLEMENTATIONS, group_norm
+from gnvideo.ops.group_norm import group_norm_act
 
 CASES = [
     Case(N=2, C=64, G=32, T=3, H=7, W=5),
@@ -25,6 +25,8 @@ CASES = [
     Case(N=1, C=64, G=32, T=5, H=17, W=13),
     Case(N=2, C=12, G=4, T=1, H=1, W=1),
 ]
+
+IMPLEMENTATIONS = ("native", "reference")
 
 # Largest error allowed, relative to the largest value of the exact result. y and dx are rounded to
 # x's dtype (half a unit in the last place) after at most a few float32 roundings; half a unit is
@@ -61,7 +63,7 @@ def make_inputs(case: Case, dtype: torch.dtype, *, mean: float = 0.3, std: float
 def run(implementation, x, num_groups, weight, bias, dy, eps=1e-5):
     """Returns y, dx, dweight, dbias."""
     x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
-    y = group_norm(x, num_groups, weight, bias, eps, implementation)
+    y = group_norm_act(x, num_groups, weight, bias, eps, implementation=implementation)
     return (y.detach(), *torch.autograd.grad(y, (x, weight, bias), dy))
 
 
@@ -126,8 +128,10 @@ def test_strided_view_gives_what_its_copy_gives(implementation):
     x, weight, bias, _ = make_inputs(Case(N=2, C=16, G=4, T=6, H=5, W=3), torch.float32)
     for view in (x[:, ::2], x[:, :, ::2], x.contiguous(memory_format=CHANNELS_LAST)[:, :, ::2]):
         C = view.shape[1]
-        y = group_norm(view, 4, weight[:C], bias[:C], 1e-5, implementation)
-        copied = group_norm(view.contiguous(), 4, weight[:C], bias[:C], 1e-5, implementation)
+        y = group_norm_act(view, 4, weight[:C], bias[:C], 1e-5, implementation=implementation)
+        copied = group_norm_act(
+            view.contiguous(), 4, weight[:C], bias[:C], 1e-5, implementation=implementation
+        )
         torch.testing.assert_close(y, copied, rtol=1e-5, atol=1e-6)
 
 
@@ -140,9 +144,11 @@ def test_missing_weight_is_one_and_missing_bias_is_zero(implementation, paramete
     full_weight = weight if given_weight is not None else torch.ones_like(weight)
     full_bias = bias if given_bias is not None else torch.zeros_like(bias)
 
-    y = group_norm(x, 3, given_weight, given_bias, 1e-5, implementation)
+    y = group_norm_act(x, 3, given_weight, given_bias, 1e-5, implementation=implementation)
 
-    torch.testing.assert_close(y, group_norm(x, 3, full_weight, full_bias, 1e-5, implementation))
+    torch.testing.assert_close(
+        y, group_norm_act(x, 3, full_weight, full_bias, 1e-5, implementation=implementation)
+    )
 
 
 @pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS))
@@ -155,7 +161,7 @@ def test_gradients_equal_finite_differences(implementation):
         ]
 
         def compute(x, weight, bias):
-            return group_norm(x, case.G, weight, bias, 1e-5, implementation)
+            return group_norm_act(x, case.G, weight, bias, 1e-5, implementation=implementation)
 
         assert torch.autograd.gradcheck(compute, inputs)
         if implementation == "reference":
@@ -182,7 +188,7 @@ def test_autocast_changes_nothing(implementation, dtype, device):
 def test_group_of_one_value_gives_the_bias(implementation, num_clips):
     x, weight, bias, _ = make_inputs(Case(N=num_clips, C=4, G=4, T=1, H=1, W=1), torch.float32)
 
-    y = group_norm(x, 4, weight, bias, 1e-5, implementation)
+    y = group_norm_act(x, 4, weight, bias, 1e-5, implementation=implementation)
 
     # x - mean is 0 up to a rounding, which 1 / sqrt(eps) = 316 enlarges.
     torch.testing.assert_close(y.flatten(1), bias.expand(num_clips, 4), rtol=0, atol=3e-4)
@@ -200,12 +206,14 @@ def test_group_of_one_value_gives_the_bias(implementation, num_clips):
 )
 def test_arguments_that_do_not_fit_are_named(x, num_groups, weight, message):
     with pytest.raises(NormalizerError, match=message):
-        group_norm(x, num_groups, weight)
+        group_norm_act(x, num_groups, weight)
 
 
 def test_unknown_implementation_lists_the_known_ones():
-    with pytest.raises(NormalizerError, match="'fast'; choose one of native, reference"):
-        group_norm(torch.zeros(1, 2, 1), 1, implementation="fast")
+    with pytest.raises(
+        NormalizerError, match="'fast' of group_norm_act; choose one of auto, reference"
+    ):
+        group_norm_act(torch.zeros(1, 2, 1), 1, implementation="fast")
 
 
 @st.composite
@@ -231,8 +239,8 @@ def test_output_is_unchanged_when_other_clips_change(clips_and_groups, implement
     x, groups = clips_and_groups
     others = torch.cat([x[:1], 5 * x[1:] - 3, x[:1] + 1])
 
-    alone = group_norm(x[:1], groups, implementation=implementation)
-    among_others = group_norm(others, groups, implementation=implementation)[:1]
+    alone = group_norm_act(x[:1], groups, implementation=implementation)
+    among_others = group_norm_act(others, groups, implementation=implementation)[:1]
 
     torch.testing.assert_close(among_others, alone, rtol=1e-12, atol=1e-12)
 
@@ -242,8 +250,8 @@ def test_output_is_unchanged_when_other_clips_change(clips_and_groups, implement
 def test_output_is_unchanged_by_scale_and_offset(clips_and_groups, implementation, scale, offset):
     x, groups = clips_and_groups
 
-    y = group_norm(x, groups, eps=0.0, implementation=implementation)
-    changed = group_norm(scale * x + offset, groups, eps=0.0, implementation=implementation)
+    y = group_norm_act(x, groups, eps=0.0, implementation=implementation)
+    changed = group_norm_act(scale * x + offset, groups, eps=0.0, implementation=implementation)
 
     torch.testing.assert_close(changed, y, rtol=1e-9, atol=1e-9)
 
@@ -258,8 +266,8 @@ def test_permuting_channels_within_groups_permutes_the_output(
     for channels in torch.arange(x.shape[1]).chunk(groups):
         permutation += random.sample(channels.tolist(), len(channels))
 
-    y = group_norm(x, groups, implementation=implementation)
-    permuted = group_norm(x[:, permutation], groups, implementation=implementation)
+    y = group_norm_act(x, groups, implementation=implementation)
+    permuted = group_norm_act(x[:, permutation], groups, implementation=implementation)
 
     torch.testing.assert_close(permuted, y[:, permutation], rtol=1e-12, atol=1e-12)
 
@@ -268,7 +276,7 @@ def test_permuting_channels_within_groups_permutes_the_output(
 @given(grouped_clips(), implementations)
 def test_one_channel_per_group_is_instance_norm(clips_and_groups, implementation):
     x, _ = clips_and_groups
-    y = group_norm(x, x.shape[1], implementation=implementation)
+    y = group_norm_act(x, x.shape[1], implementation=implementation)
     torch.testing.assert_close(y, functional.instance_norm(x), rtol=1e-10, atol=1e-10)
 
 
@@ -276,5 +284,5 @@ def test_one_channel_per_group_is_instance_norm(clips_and_groups, implementation
 @given(grouped_clips(), implementations)
 def test_one_group_is_layer_norm(clips_and_groups, implementation):
     x, _ = clips_and_groups
-    y = group_norm(x, 1, implementation=implementation)
+    y = group_norm_act(x, 1, implementation=implementation)
     torch.testing.assert_close(y, functional.layer_norm(x, x.shape[1:]), rtol=1e-10, atol=1e-10)

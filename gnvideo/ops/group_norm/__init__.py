@@ -1,48 +1,44 @@
-"""Group normalization as one function over several implementations.
+"""Group normalization, residual sum and activation as one function over several implementations.
 
 Axes: N clips, C channels, G groups, * any number of positions (T, H, W for clips).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-
 import torch
 
 from gnvideo.errors import NormalizerError
-from gnvideo.ops.group_norm.native import group_norm_native
-from gnvideo.ops.group_norm.reference import group_norm_reference
+from gnvideo.ops.activation import Activation
+from gnvideo.ops.arguments import check_arguments
+from gnvideo.ops.group_norm.native import group_norm_act_native
+from gnvideo.ops.group_norm.reference import group_norm_act_reference
+from gnvideo.ops.implementation import choose_implementation
 
-__all__ = ["IMPLEMENTATIONS", "group_norm", "group_norm_native", "group_norm_reference"]
-
-_Implementation = Callable[
-    [torch.Tensor, int, torch.Tensor | None, torch.Tensor | None, float], torch.Tensor
-]
-
-IMPLEMENTATIONS: Mapping[str, _Implementation] = MappingProxyType(
-    {"native": group_norm_native, "reference": group_norm_reference}
-)
+__all__ = ["group_norm_act"]
 
 
-def group_norm(
+def group_norm_act(
     x: torch.Tensor,
     num_groups: int,
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
-    implementation: str = "native",
+    residual: torch.Tensor | None = None,
+    activation: Activation = None,
+    implementation: str = "auto",
 ) -> torch.Tensor:
-    """Returns x normalized over groups of channels, each clip by itself.
+    """Returns x normalized over groups of channels, each clip by itself, then summed and activated.
 
     With S(n, g) the elements of channels [g * C/G, (g + 1) * C/G) at all positions of clip n:
-        y = (x - mean_S) / sqrt(var_S + eps) * weight + bias        (biased variance)
+        y = activation((x - mean_S) / sqrt(var_S + eps) * weight + bias + residual)
+    The variance is biased.
 
     Shape:
-        x       (N, C, *), float16 / bfloat16 / float32 / float64; any strides
-        weight  (C,), x's dtype or float32
-        bias    (C,), x's dtype or float32
-        output  (N, C, *) in x's dtype; channels_last and channels_last_3d are kept
+        x         (N, C, *), float16 / bfloat16 / float32 / float64; any strides
+        weight    (C,), x's dtype or float32
+        bias      (C,), x's dtype or float32
+        residual  x's shape and dtype
+        output    (N, C, *) in x's dtype; channels_last and channels_last_3d are kept
 
     Statistics are float32 for half precision and x's dtype otherwise. `torch.autocast` changes
     nothing here: a bfloat16 input gives a bfloat16 output.
@@ -53,40 +49,30 @@ def group_norm(
         weight: Scale of each channel; None is 1.
         bias: Offset of each channel; None is 0.
         eps: Added to the variance.
-        implementation: A name in `IMPLEMENTATIONS`.
+        residual: What is added before the activation; None is nothing.
+        activation: What follows: "relu", "silu" or None for nothing.
+        implementation: A name in `gnvideo.ops.implementation.IMPLEMENTATIONS`.
 
     Raises:
-        NormalizerError: The implementation is unknown, or x, num_groups, weight or bias does not
-            fit the others.
+        NormalizerError: The implementation is unknown or cannot run here, or x, num_groups, weight,
+            bias or residual does not fit the others.
 
     Source: Wu and He, "Group Normalization", ECCV 2018, sec. 3.1, arXiv:1803.08494.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise NormalizerError(
-            f"unknown group_norm implementation {implementation!r}; "
-            f"choose one of {', '.join(IMPLEMENTATIONS)}"
-        )
-    _check_arguments(x, num_groups, weight, bias)
-    return IMPLEMENTATIONS[implementation](x, num_groups, weight, bias, eps)
-
-
-def _check_arguments(
-    x: torch.Tensor, num_groups: int, weight: torch.Tensor | None, bias: torch.Tensor | None
-) -> None:
-    if x.ndim < 2 or not x.is_floating_point():
-        raise NormalizerError(
-            f"group_norm needs a floating point tensor (N, C, *), "
-            f"got {x.dtype} of shape {tuple(x.shape)}"
-        )
+    check_arguments("group_norm_act", x, weight, bias, residual)
     num_channels = x.shape[1]
     if num_groups < 1 or num_channels % num_groups != 0:
         raise NormalizerError(
             f"num_groups {num_groups} does not divide {num_channels} channels; "
             f"choose a divisor of {num_channels}"
         )
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is not None and parameter.shape != (num_channels,):
-            raise NormalizerError(
-                f"group_norm {name} has shape {tuple(parameter.shape)}; "
-                f"{num_channels} channels need ({num_channels},)"
-            )
+    chosen = choose_implementation(
+        "group_norm_act", implementation, x.device.type, lambda: _NO_KERNELS
+    )
+    if chosen == "reference":
+        return group_norm_act_reference(x, num_groups, weight, bias, eps, residual, activation)
+    return group_norm_act_native(x, num_groups, weight, bias, eps, residual, activation)
+
+
+# SEAM: find_obstacle of gnvideo.ops.triton_norm, and its group_norm_act_triton, go here.
+_NO_KERNELS = "there are none yet"

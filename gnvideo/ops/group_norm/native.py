@@ -11,19 +11,36 @@ from __future__ import annotations
 
 import torch
 
+from gnvideo.ops.activation import Activation, activate_
 
-def group_norm_native(
+
+def group_norm_act_native(
+    x: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    residual: torch.Tensor | None,
+    activation: Activation,
+) -> torch.Tensor:
+    """Returns `gnvideo.ops.group_norm.group_norm_act` computed by torch's kernels.
+
+    float32 weight and bias beside a half precision x stay float32 on a CPU; elsewhere torch's
+    kernels take one dtype, so they are rounded to x's.
+    """
+    y = _normalize(x, num_groups, weight, bias, eps)
+    if residual is not None:
+        y += residual
+    return activate_(y, activation)
+
+
+def _normalize(
     x: torch.Tensor,
     num_groups: int,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
 ) -> torch.Tensor:
-    """Returns `gnvideo.ops.group_norm.group_norm` computed by torch's kernels.
-
-    float32 weight and bias beside a half precision x stay float32 on a CPU; elsewhere torch's
-    kernels take one dtype, so they are rounded to x's.
-    """
     if x.device.type == "cpu" and not x.is_contiguous():
         dtype = x.dtype
         # In half precision the shift would be rounded as coarsely as the result.

@@ -10,28 +10,32 @@ from typing import Any
 
 import torch
 
+from gnvideo.ops.activation import Activation, activate_, compute_activation_slope
 
-def group_norm_reference(
+
+def group_norm_act_reference(
     x: torch.Tensor,
     num_groups: int,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
+    residual: torch.Tensor | None,
+    activation: Activation,
 ) -> torch.Tensor:
-    """Returns `gnvideo.ops.group_norm.group_norm` computed step by step from its definition.
+    """Returns `gnvideo.ops.group_norm.group_norm_act` computed step by step from its definition.
 
     Works in float32 for half precision inputs and in x's dtype otherwise; rounds once, at the end.
     Differentiable twice. Reads x several times and keeps temporaries of its size: it is written to
     be read.
     """
-    return _GroupNorm.apply(x, num_groups, weight, bias, eps)  # pyright: ignore[reportReturnType] (torch types apply as Any | None)
+    return _GroupNormAct.apply(x, num_groups, weight, bias, eps, residual, activation)  # pyright: ignore[reportReturnType] (torch types apply as Any | None)
 
 
-class _GroupNorm(torch.autograd.Function):
+class _GroupNormAct(torch.autograd.Function):
     """Forward and backward written out.
 
     The backward derives the statistics again from x, so that it is itself a differentiable
-    function of x, weight and the upstream gradient.
+    function of x, weight, bias, residual and the upstream gradient.
     """
 
     @staticmethod
@@ -42,44 +46,63 @@ class _GroupNorm(torch.autograd.Function):
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         eps: float,
+        residual: torch.Tensor | None,
+        activation: Activation,
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight, bias, residual)
         ctx.num_groups = num_groups
         ctx.eps = eps
+        ctx.activation = activation
         x_hat_NCP, _ = _standardize(x, num_groups, eps)
-        y_NCP = x_hat_NCP
-        if weight is not None:
-            y_NCP = y_NCP * weight.to(y_NCP.dtype)[:, None]
-        if bias is not None:
-            y_NCP = y_NCP + bias.to(y_NCP.dtype)[:, None]
-        return _like(y_NCP, x)
+        z_NCP = _scale_and_add(x_hat_NCP, weight, bias, residual)
+        return keep_layout(activate_(z_NCP, activation), x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (dy,) = grad_outputs
-        x, weight, bias = ctx.saved_tensors
+        x, weight, bias, residual = ctx.saved_tensors
         x_hat_NCP, rstd_NG = _standardize(x, ctx.num_groups, ctx.eps)
-        dy_NCP = dy.to(x_hat_NCP.dtype).reshape(x_hat_NCP.shape)
+        z_NCP = _scale_and_add(x_hat_NCP, weight, bias, residual)
+        dz_NCP = dy.to(z_NCP.dtype).reshape(z_NCP.shape)
+        dz_NCP = dz_NCP * compute_activation_slope(z_NCP, ctx.activation)
 
-        dx = dweight = dbias = None
+        dx = dweight = dbias = dresidual = None
         if weight is not None and ctx.needs_input_grad[2]:
-            dweight = (dy_NCP * x_hat_NCP).sum((0, 2)).to(weight.dtype)
+            dweight = (dz_NCP * x_hat_NCP).sum((0, 2)).to(weight.dtype)
         if bias is not None and ctx.needs_input_grad[3]:
-            dbias = dy_NCP.sum((0, 2)).to(bias.dtype)
+            dbias = dz_NCP.sum((0, 2)).to(bias.dtype)
+        if residual is not None and ctx.needs_input_grad[5]:
+            dresidual = keep_layout(dz_NCP, residual)
         if ctx.needs_input_grad[0]:
-            # d x_hat = dy * weight. Of that, the parts along 1 and along x_hat are taken away:
+            # d x_hat = dz * weight. Of that, the parts along 1 and along x_hat are taken away:
             # x_hat's mean and variance are fixed in each group.
-            dx_hat_NCP = dy_NCP
+            dx_hat_NCP = dz_NCP
             if weight is not None:
-                dx_hat_NCP = dy_NCP * weight.to(dy_NCP.dtype)[:, None]
+                dx_hat_NCP = dz_NCP * weight.to(dz_NCP.dtype)[:, None]
             groups_NGK = (x.shape[0], ctx.num_groups, -1)
             dx_hat_NGK = dx_hat_NCP.reshape(groups_NGK)
             x_hat_NGK = x_hat_NCP.reshape(groups_NGK)
             along_one_NG = dx_hat_NGK.mean(2, keepdim=True)
             along_x_hat_NG = (dx_hat_NGK * x_hat_NGK).mean(2, keepdim=True)
             dx_NGK = rstd_NG[..., None] * (dx_hat_NGK - along_one_NG - x_hat_NGK * along_x_hat_NG)
-            dx = _like(dx_NGK, x)
-        return dx, None, dweight, dbias, None
+            dx = keep_layout(dx_NGK, x)
+        return dx, None, dweight, dbias, None, dresidual, None
+
+
+def _scale_and_add(
+    x_hat_NCP: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """Returns x_hat * weight + bias + residual as a new tensor (N, C, P), in x_hat's dtype."""
+    dtype = x_hat_NCP.dtype
+    z_NCP = x_hat_NCP.clone() if weight is None else x_hat_NCP * weight.to(dtype)[:, None]
+    if bias is not None:
+        z_NCP = z_NCP + bias.to(dtype)[:, None]
+    if residual is not None:
+        z_NCP = z_NCP + residual.to(dtype).reshape(z_NCP.shape)
+    return z_NCP
 
 
 def _standardize(x: torch.Tensor, num_groups: int, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,7 +117,7 @@ def _standardize(x: torch.Tensor, num_groups: int, eps: float) -> tuple[torch.Te
     return x_hat_NCP, rstd_NG
 
 
-def _like(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def keep_layout(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Returns `values` in the shape, dtype and memory format of x."""
     values = values.reshape(x.shape).to(x.dtype)
     if x.is_contiguous():

@@ -1,0 +1,38 @@
+"""What every fused normalization asks of its tensors."""
+
+from __future__ import annotations
+
+import torch
+
+from gnvideo.errors import NormalizerError
+
+
+def check_arguments(
+    operator: str,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    residual: torch.Tensor | None,
+) -> None:
+    """Returns nothing.
+
+    Raises:
+        NormalizerError: x is no floating point (N, C, *), or weight, bias or residual does not fit.
+    """
+    if x.ndim < 2 or not x.is_floating_point():
+        raise NormalizerError(
+            f"{operator} needs a floating point tensor (N, C, *), "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    num_channels = x.shape[1]
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.shape != (num_channels,):
+            raise NormalizerError(
+                f"{operator} {name} has shape {tuple(parameter.shape)}; "
+                f"{num_channels} channels need ({num_channels},)"
+            )
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        raise NormalizerError(
+            f"{operator} residual is {residual.dtype} of shape {tuple(residual.shape)}; "
+            f"it is added to x, {x.dtype} of shape {tuple(x.shape)}, and must be like it"
+        )
