@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 def choose_implementation(
     operator: str, wanted: str, device_type: str, find_obstacle: Callable[[], str | None]
 ) -> str:
-    """Returns `reference`, `native` or `triton`.
+    """Returns `reference`, `native` or `triton`. Why it is not triton on a GPU is logged once.
 
     Args:
         operator: Its name, for messages.
@@ -28,30 +28,46 @@ def choose_implementation(
     Raises:
         NormalizerError: The name is unknown, or it is triton and its kernels cannot run.
     """
-    if wanted == "auto":
-        if device_type != "cuda":
-            return "native"
-        obstacle = find_obstacle()
-        if obstacle is None:
-            return "triton"
-        _report(operator, obstacle)
+    # The way of every forward pass on a CPU: nothing is looked at twice.
+    if wanted == "auto" and device_type != "cuda":
         return "native"
+    chosen, reason = explain_choice(operator, wanted, device_type, find_obstacle)
+    if wanted == "auto" and chosen != "triton":
+        _report(operator, reason)
+    return chosen
+
+
+def explain_choice(
+    operator: str, wanted: str, device_type: str, find_obstacle: Callable[[], str | None]
+) -> tuple[str, str]:
+    """Returns what `choose_implementation` returns, and the reason in a few words.
+
+    Raises:
+        NormalizerError: The name is unknown, or it is triton and its kernels cannot run.
+    """
     if wanted not in IMPLEMENTATIONS:
         raise NormalizerError(
             f"unknown implementation {wanted!r} of {operator}; "
             f"choose one of {', '.join(IMPLEMENTATIONS)}"
         )
+    if wanted in ("reference", "native"):
+        return wanted, "as configured"
+    if wanted == "auto" and device_type != "cuda":
+        return (
+            "native",
+            f"torch's kernels, since Triton's are for GPUs and the device is {device_type}",
+        )
+    obstacle = find_obstacle()
+    if obstacle is None:
+        return "triton", "as configured" if wanted == "triton" else "a GPU that its kernels run on"
     if wanted == "triton":
-        obstacle = find_obstacle()
-        if obstacle is not None:
-            raise NormalizerError(
-                f"the triton implementation of {operator} cannot run: {obstacle}; "
-                f"choose auto or native"
-            )
-    return wanted
+        raise NormalizerError(
+            f"the triton implementation of {operator} cannot run: {obstacle}; choose auto or native"
+        )
+    return "native", f"torch's kernels instead of Triton's: {obstacle}"
 
 
 @functools.cache
-def _report(operator: str, obstacle: str) -> None:
+def _report(operator: str, reason: str) -> None:
     """Cached, so that each reason is logged once."""
-    _logger.warning("%s runs by torch's kernels instead of Triton's: %s", operator, obstacle)
+    _logger.warning("%s runs by %s", operator, reason)
