@@ -18,6 +18,7 @@ from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.errors import ConfigError, ManifestError, ModelError
 from gnvideo.layers import NORMALIZERS, normalizer_factory
 from gnvideo.models import VideoClassifier, initialize, list_settings, make_model
+from gnvideo.models.activation_memory import ActivationMemory
 from gnvideo.training.checkpoint import (
     LoadedWeights,
     ModelDescription,
@@ -201,6 +202,21 @@ def build_initialized_model(config: RunConfig, num_classes: int) -> VideoClassif
     model = build_model(config.model, config.normalizer, config.data, num_classes)
     initialize(model, config.seed, config.model.zero_final_gamma)
     return model
+
+
+def build_activation_memory(config: RunConfig, model: VideoClassifier) -> ActivationMemory:
+    """Returns what decides how much of a forward pass in training is kept.
+
+    Raises:
+        ConfigError: the normalizer does not allow the configured way.
+    """
+    mode, name = config.training.activation_memory, config.normalizer.name
+    if mode == "recompute-block" and NORMALIZERS[name].reads_past_batches:
+        raise ConfigError(
+            f"training.activation_memory is {mode}, and {name} normalizes by earlier batches: its"
+            " forward pass cannot be run again; choose keep, recompute-norm or recompute-pointwise"
+        )
+    return ActivationMemory(model, mode)
 
 
 def load_initial_weights(

@@ -12,6 +12,7 @@ import torch
 from gnvideo.atomic_file import write_text_atomic
 from gnvideo.build import (
     RunData,
+    build_activation_memory,
     build_device_name,
     build_initialized_model,
     build_optimizer,
@@ -61,6 +62,7 @@ def _run(config: RunConfig, device: torch.device) -> None:
     checkpoint = find_last_checkpoint(config.output)
     data = build_run_data(config.data, None if checkpoint is None else load_weights(checkpoint))
     model = build_initialized_model(config, len(data.classes))
+    memory = build_activation_memory(config, model)
     initial = load_initial_weights(config, model, data.classes) if checkpoint is None else []
     model.to(device)
     schedule, settings = build_schedule(config, len(data.train))
@@ -92,6 +94,7 @@ def _run(config: RunConfig, device: torch.device) -> None:
                 stop_position=settings.total_steps * clips_per_step,
             ),
             prepare=build_prepare(config.data),
+            record_forward=memory.forward_pass,
             evaluate=evaluate_curve,
             schedule=schedule,
             settings=settings,
@@ -177,6 +180,7 @@ def _describe_run(
             f" {num_devices} device(s), accumulation {training.accumulation_steps}:"
             f" {clips_per_step} clips per optimizer step",
             f"steps     {settings.total_steps} on {device}, {training.precision}",
+            f"memory    {training.activation_memory}",
         )
     )
 

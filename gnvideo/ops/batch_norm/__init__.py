@@ -40,7 +40,7 @@ def batch_norm_act(
     Shape:
         x          (N, C, *), float16 / bfloat16 / float32 / float64; any strides
         others     (C,), x's dtype or float32
-        residual   x's shape and dtype
+        residual   x's shape, any floating point dtype
         output     (N, C, *) in x's dtype; channels_last and channels_last_3d are kept
 
     Statistics are float32 for half precision and x's dtype otherwise; `torch.autocast` changes

@@ -37,7 +37,7 @@ def group_norm_act(
         x         (N, C, *), float16 / bfloat16 / float32 / float64; any strides
         weight    (C,), x's dtype or float32
         bias      (C,), x's dtype or float32
-        residual  x's shape and dtype
+        residual  x's shape, any floating point dtype
         output    (N, C, *) in x's dtype; channels_last and channels_last_3d are kept
 
     Statistics are float32 for half precision and x's dtype otherwise. `torch.autocast` changes
