@@ -19,8 +19,8 @@ from gnvideo.models.classifier import VideoClassifier
 from gnvideo.ops.recomputation import Recorder, offer_recomputation, recording, running_again
 
 ACTIVATION_MEMORY = ("keep", "recompute-norm", "recompute-pointwise", "recompute-block")
-"""What is made again in the backward pass: nothing; normalized activations; the outputs of 1x1x1
-convolutions, too; everything within a block."""
+"""What is made again in the backward pass: nothing; normalized activations; the outputs of widening
+1x1x1 convolutions, too; everything within a block."""
 
 
 class ActivationMemory:
@@ -29,9 +29,10 @@ class ActivationMemory:
     recompute-norm: a normalizer keeps its input x, a convolution behind it needs the normalized and
     activated y for the gradient of its weight. y is made again of x. Max pooling keeps no indices.
 
-    recompute-pointwise: as that, and x itself is made again where a 1x1x1 convolution made it, of
-    that convolution's input. What ends a chain is the output of a larger convolution, of a residual
-    sum or of a pooling.
+    recompute-pointwise: as that, and x itself is made again where a 1x1x1 convolution made it of no
+    more channels, of that convolution's input. (One that makes fewer channels costs as much work
+    for a fraction of the memory.) What ends a chain is the output of a larger or a narrowing
+    convolution, of a residual sum or of a pooling.
 
     recompute-block: of a block, residual or Inception, its input is kept, and the rest computed
     again. Outside of blocks as recompute-norm.
@@ -58,7 +59,7 @@ class ActivationMemory:
         self._mode = mode
         self._observe = observe
         self._blocks = model.list_blocks() if mode == "recompute-block" else []
-        self._convs = _find_pointwise_convs(model) if mode == "recompute-pointwise" else []
+        self._convs = _find_widening_convs(model) if mode == "recompute-pointwise" else []
 
     def forward_pass(self) -> AbstractContextManager[None]:
         """Returns the context in which the forward pass of a training step runs."""
@@ -84,11 +85,13 @@ class ActivationMemory:
             yield
 
 
-def _find_pointwise_convs(model: nn.Module) -> list[nn.Conv3d]:
+def _find_widening_convs(model: nn.Module) -> list[nn.Conv3d]:
     return [
         module
         for module in model.modules()
-        if isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1)
+        if isinstance(module, nn.Conv3d)
+        and module.kernel_size == (1, 1, 1)
+        and module.out_channels >= module.in_channels
     ]
 
 
