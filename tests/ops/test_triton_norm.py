@@ -6,19 +6,26 @@ Axes: N clips, C channels, G groups, T frames, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 import torch
-from clip_case import CHANNELS_LAST, LAYOUTS, Case
-from torch.nn import functional
+from clip_case import LAYOUTS, Case
+from norm_inputs import (
+    DEVICE,
+    ENDING_IDS,
+    ENDINGS,
+    EPS,
+    OUTPUT_TOLERANCE,
+    Inputs,
+    apply_triton,
+    compute_plainly,
+    make_inputs,
+    relative_error,
+    run,
+)
 
-from gnvideo.ops.batch_norm import batch_norm_act
 from gnvideo.ops.group_norm import group_norm_act
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-EPS = 1e-5
 
 CASES = [
     Case(N=2, C=64, G=32, T=3, H=7, W=5),
@@ -33,116 +40,14 @@ CASES = [
     Case(N=17, C=3, G=1, T=1, H=2, W=2),
 ]
 
-# Largest error allowed, relative to the largest value of the exact result.
-OUTPUT_TOLERANCE = {
-    # 8 units in the last place: a handful of operations on each element.
-    torch.float32: 8 * 2.0**-24,
-    # Arithmetic in float32, so the last rounding is all there is; 1 % for what precedes it.
-    torch.bfloat16: 1.01 * 2.0**-8,
-    torch.float16: 1.01 * 2.0**-11,
-}
 DTYPES = pytest.mark.parametrize("dtype", list(OUTPUT_TOLERANCE), ids=lambda dtype: str(dtype)[6:])
 OPERATORS = pytest.mark.parametrize("operator", ["group", "batch"])
-ENDINGS = [
-    ("relu", False),
-    ("relu", True),
-    ("silu", False),
-    ("silu", True),
-    (None, False),
-    (None, True),
-]
-ENDING_IDS = [f"{activation}{'-residual' * has}" for activation, has in ENDINGS]
-
-
-@dataclass
-class Inputs:
-    """What one call takes, and the gradient of what it returns."""
-
-    x: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor
-    residual: torch.Tensor | None
-    dy: torch.Tensor
-
-    def list_leaves(self) -> list[torch.Tensor]:
-        tensors = [self.x, self.weight, self.bias, self.residual]
-        return [t for t in tensors if t is not None]
-
-    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
-        residual = None if self.residual is None else change(self.residual)
-        return Inputs(
-            change(self.x), change(self.weight), change(self.bias), residual, change(self.dy)
-        )
-
-
-def make_inputs(
-    case: Case,
-    dtype: torch.dtype = torch.float32,
-    layout: torch.memory_format = CHANNELS_LAST,
-    *,
-    has_residual: bool = False,
-    mean: float = 0.3,
-    std: float = 1.7,
-) -> Inputs:
-    generator = torch.Generator().manual_seed(7)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    def place(values: torch.Tensor) -> torch.Tensor:
-        return values.to(dtype).contiguous(memory_format=layout).to(DEVICE)
-
-    return Inputs(
-        place(draw(*case.shape) * std + mean),
-        draw(case.C).float().to(DEVICE),
-        draw(case.C).float().to(DEVICE),
-        place(draw(*case.shape)) if has_residual else None,
-        place(draw(*case.shape)),
-    )
-
-
-def apply(operator: str, inputs: Inputs, num_groups: int, activation) -> torch.Tensor:
-    given = (inputs.weight, inputs.bias)
-    rest = (EPS, inputs.residual, activation, "triton")
-    if operator == "group":
-        return group_norm_act(inputs.x, num_groups, *given, *rest)
-    return batch_norm_act(inputs.x, None, None, *given, True, 0.0, *rest)
-
-
-def compute_plainly(operator: str, inputs: Inputs, num_groups: int, activation) -> torch.Tensor:
-    """The definition, of whatever dtype the inputs have."""
-    x = inputs.x
-    rows = x.reshape(len(x), num_groups, -1) if operator == "group" else x.movedim(1, 0).flatten(1)
-    centered = rows - rows.mean(-1, keepdim=True)
-    rows = centered / (centered.square().mean(-1, keepdim=True) + EPS).sqrt()
-    if operator == "group":
-        z = rows.reshape(x.shape)
-    else:
-        z = rows.unflatten(1, (len(x), *x.shape[2:])).movedim(0, 1)
-    over_positions = (-1, *(1 for _ in x.shape[2:]))
-    z = z * inputs.weight.reshape(over_positions) + inputs.bias.reshape(over_positions)
-    if inputs.residual is not None:
-        z = z + inputs.residual
-    return {None: lambda z: z, "relu": torch.relu, "silu": functional.silu}[activation](z)
-
-
-def run(function, operator, inputs: Inputs, num_groups, activation) -> dict[str, torch.Tensor]:
-    inputs = inputs.map(lambda tensor: tensor.detach().requires_grad_())
-    y = function(operator, inputs, num_groups, activation)
-    gradients = torch.autograd.grad(y, inputs.list_leaves(), inputs.dy.detach())
-    names = ("dx", "dweight", "dbias", "dresidual")
-    return {"y": y.detach(), **dict(zip(names, gradients, strict=False))}
-
-
-def relative_error(actual: torch.Tensor, exact: torch.Tensor) -> float:
-    scale = exact.abs().max().clamp(min=1e-3)
-    return ((actual.double() - exact).abs().max() / scale).item()
 
 
 def check(operator, case: Case, inputs: Inputs, activation) -> None:
     exact = run(compute_plainly, operator, inputs.map(torch.Tensor.double), case.G, activation)
 
-    results = run(apply, operator, inputs, case.G, activation)
+    results = run(apply_triton, operator, inputs, case.G, activation)
 
     assert results.keys() == exact.keys()
     # dweight and dbias add so many products in float32; the error grows with their number's root.
@@ -173,3 +78,134 @@ def test_every_ending_equals_the_formula_in_float64(
 ):
     case = Case(N=2, C=12, G=3, T=2, H=5, W=3)
     check(operator, case, make_inputs(case, dtype, layout, has_residual=has_residual), activation)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("ratio", [1e3, 1e4])
+@OPERATORS
+def test_large_mean_costs_only_the_digits_that_float32_lacks(operator, ratio, layout):
+    # The mean is itself rounded by `ratio` * 2^-24 deviations, and dweight sees that as an offset
+    # of every term. An implementation by E[x^2] - E[x]^2 would lose everything here.
+    inputs = make_inputs(CASES[4], layout=layout, mean=ratio, std=1.0)
+    exact = run(compute_plainly, operator, inputs.map(torch.Tensor.double), CASES[4].G, None)
+
+    results = run(apply_triton, operator, inputs, CASES[4].G, None)
+
+    for name, actual in results.items():
+        assert relative_error(actual, exact[name]) <= 8 * ratio * 2.0**-24, name
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 5), (2, 6, 3, 5), (2, 6)], ids=str)
+def test_any_number_of_axes_of_positions(shape):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(shape, generator=generator).to(DEVICE)
+
+    y = group_norm_act(x, 3, None, None, EPS, None, "relu", "triton")
+
+    expected = torch.relu(torch.group_norm(x, 3, None, None, EPS))
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("parameters", ["weight", "bias", "neither"])
+@OPERATORS
+def test_missing_weight_is_one_and_missing_bias_is_zero(operator, parameters):
+    inputs = make_inputs(CASES[1])
+    ones, zeros = torch.ones_like(inputs.weight), torch.zeros_like(inputs.bias)
+    weight = inputs.weight if parameters == "weight" else None
+    bias = inputs.bias if parameters == "bias" else None
+    full = replace(
+        inputs,
+        weight=ones if weight is None else weight,
+        bias=zeros if bias is None else bias,
+    )
+    expected = run(apply_triton, operator, full, 3, "relu")
+
+    x = inputs.x.clone().requires_grad_()
+    y = apply_triton(operator, replace(inputs, x=x, weight=weight, bias=bias), 3, "relu")
+
+    assert torch.equal(y, expected["y"])
+    assert torch.equal(torch.autograd.grad(y, x, inputs.dy)[0], expected["dx"])
+
+
+@OPERATORS
+def test_parameters_of_half_precision_get_gradients_of_half_precision(operator):
+    inputs = make_inputs(CASES[1], torch.bfloat16)
+    half = replace(inputs, weight=inputs.weight.bfloat16(), bias=inputs.bias.bfloat16())
+    exact = run(compute_plainly, operator, half.map(torch.Tensor.double), 3, "relu")
+
+    results = run(apply_triton, operator, half, 3, "relu")
+
+    for name, actual in results.items():
+        assert actual.dtype == torch.bfloat16, name
+        assert relative_error(actual, exact[name]) <= OUTPUT_TOLERANCE[torch.bfloat16], name
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight", "residual"])
+@OPERATORS
+def test_one_gradient_alone_is_what_it_is_among_all(operator, wanted):
+    inputs = make_inputs(CASES[1], has_residual=True)
+    expected = run(apply_triton, operator, inputs, 3, "relu")[f"d{wanted}"]
+
+    leaf = getattr(inputs, wanted).clone().requires_grad_()
+    y = apply_triton(operator, replace(inputs, **{wanted: leaf}), 3, "relu")
+
+    assert torch.equal(torch.autograd.grad(y, leaf, inputs.dy)[0], expected)
+
+
+def test_gradient_of_another_layout_gives_the_same():
+    inputs = make_inputs(CASES[1])
+    expected = run(apply_triton, "group", inputs, 3, "relu")
+
+    contiguous = replace(inputs, dy=inputs.dy.contiguous())
+    for name, actual in run(apply_triton, "group", contiguous, 3, "relu").items():
+        assert torch.equal(actual, expected[name]), name
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_clip_among_others_is_to_the_last_bit_what_it_is_alone(dtype, layout):
+    inputs = make_inputs(CASES[0], dtype, layout, has_residual=True)
+    clip = slice(1, 2)
+    assert inputs.residual is not None
+    alone = replace(inputs, x=inputs.x[clip], residual=inputs.residual[clip], dy=inputs.dy[clip])
+
+    among_others = run(apply_triton, "group", inputs, 32, "relu")
+
+    for name, actual in run(apply_triton, "group", alone, 32, "relu").items():
+        if name not in ("dweight", "dbias"):
+            assert torch.equal(actual, among_others[name][clip]), name
+
+
+@OPERATORS
+def test_runs_are_the_same_to_the_last_bit_in_memory_that_holds_anything(operator):
+    inputs = make_inputs(CASES[0], torch.bfloat16, has_residual=True)
+    expected = run(apply_triton, operator, inputs, 32, "relu")
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        # torch.empty now returns NaN.
+        assert torch.empty(1).isnan()
+        results = run(apply_triton, operator, inputs, 32, "relu")
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+    for name, actual in results.items():
+        assert torch.equal(actual, expected[name]), name
+
+
+# numpy, in which the interpreter computes, warns of what the test is about.
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_spoils_its_group_of_its_clip_alone(value):
+    inputs = make_inputs(CASES[0])
+    expected = run(apply_triton, "group", inputs, 32, "relu")
+    x = inputs.x.clone()
+    x[1, 5, 2, 3, 4] = value
+
+    results = run(apply_triton, "group", replace(inputs, x=x), 32, "relu")
+
+    for name in ("y", "dx"):
+        spoiled = torch.zeros_like(x, dtype=torch.bool)
+        spoiled[1, 4:6] = True
+        assert results[name][spoiled].isnan().all(), name
+        assert torch.equal(results[name][~spoiled], expected[name][~spoiled]), name

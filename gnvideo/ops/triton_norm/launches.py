@@ -18,9 +18,11 @@ from gnvideo.ops.triton_norm.sets import Sets, Wanted
 
 # Triton annotates a constant by the type that it has inside of a kernel.
 _kernels: Any = two_read_kernels
+# Triton warns where this is left open, since its default will change.
+_OPTIONS = {"enable_fp_fusion": True}
 # The interpreter runs programs one after the other; so many make several splits of small tensors.
 _INTERPRETED_MULTIPROCESSORS = 2
-_MERGE_WARPS = 4
+_MERGE_OPTIONS = {"num_warps": 4, **_OPTIONS}
 # Without this limit the sums take so many that only one program fits a multiprocessor.
 _SUMS_REGISTERS = 128
 # Sets and channels that a program adds up for dweight and dbias.
@@ -54,7 +56,7 @@ def compute_statistics(x: torch.Tensor, sets: Sets) -> tuple[torch.Tensor, torch
         ENTRIES=merge.block_entries,
         GROUPS=merge.block_groups,
         CHANNELS=merge.block_channels,
-        num_warps=_MERGE_WARPS,
+        **_MERGE_OPTIONS,
     )
     return mean, var
 
@@ -182,7 +184,7 @@ def compute_gradients(
             ENTRIES=merge.block_entries,
             GROUPS=merge.block_groups,
             CHANNELS=merge.block_channels,
-            num_warps=_MERGE_WARPS,
+            **_MERGE_OPTIONS,
         )
         if written is not None:
             left = _DzSource(written, None, None, None, False)
@@ -276,4 +278,5 @@ def _describe_tile(plan: Plan) -> dict[str, Any]:
         "BC": plan.block_channels,
         "CHANNELS_LAST": plan.is_channels_last,
         "num_warps": NUM_WARPS,
+        **_OPTIONS,
     }
