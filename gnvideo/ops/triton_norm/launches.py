@@ -24,9 +24,9 @@ _OPTIONS = {"enable_fp_fusion": True}
 _INTERPRETED_MULTIPROCESSORS = 2
 _MERGE_OPTIONS = {"num_warps": 4, **_OPTIONS}
 # Without this limit the sums take so many that only one program fits a multiprocessor.
-_SUMS_REGISTERS = 128
+SUMS_REGISTERS = 128
 # Sets and channels that a program adds up for dweight and dbias.
-_PARAMETER_BLOCK = {"SETS": 16, "CHANNELS": 128}
+PARAMETER_BLOCK = {"SETS": 16, "CHANNELS": 128}
 
 
 def compute_statistics(x: torch.Tensor, sets: Sets) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,9 +38,7 @@ def compute_statistics(x: torch.Tensor, sets: Sets) -> tuple[torch.Tensor, torch
     mean = torch.empty(shape, dtype=torch.float32, device=x.device)
     var = torch.empty_like(mean)
     merge = make_merge_plan(plan.num_channels, sets.num_groups, num_entries)
-    _kernels.write_moments[(plan.num_units,)](
-        x, partial, *_list_sizes(plan), **_describe_tile(plan)
-    )
+    _kernels.write_moments[(plan.num_units,)](x, partial, *_list_sizes(plan), **describe_tile(plan))
     _kernels.merge_moments[(num_sets * merge.num_tiles,)](
         partial,
         mean,
@@ -88,7 +86,7 @@ def normalize(
         plan.num_channels // sets.num_groups,
         *_list_sizes(plan),
         ACTIVATION=activation,
-        **_describe_tile(plan),
+        **describe_tile(plan),
     )
     return y
 
@@ -160,8 +158,8 @@ def compute_gradients(
             *_list_sizes(plan),
             ACTIVATION=activation,
             SAVED_IS_OUTPUT=saved_is_output,
-            **_describe_tile(plan),
-            maxnreg=_SUMS_REGISTERS,
+            **describe_tile(plan),
+            maxnreg=SUMS_REGISTERS,
         )
         sums = torch.empty(num_sets, 2, plan.num_channels, dtype=torch.float32, device=x.device)
         if wanted.x and not are_constants:
@@ -189,7 +187,7 @@ def compute_gradients(
         if written is not None:
             left = _DzSource(written, None, None, None, False)
     streams = plan.num_units if dx is not None or left.dresidual is not None else 0
-    columns = -(-plan.num_channels // _PARAMETER_BLOCK["CHANNELS"]) if wants_parameters else 0
+    columns = -(-plan.num_channels // PARAMETER_BLOCK["CHANNELS"]) if wants_parameters else 0
     if streams + columns > 0:
         _kernels.write_gradients[(streams + columns,)](
             x,
@@ -213,8 +211,8 @@ def compute_gradients(
             *_list_sizes(plan),
             ACTIVATION=left.activation,
             SAVED_IS_OUTPUT=left.saved_is_output,
-            **_describe_tile(plan),
-            **_PARAMETER_BLOCK,
+            **describe_tile(plan),
+            **PARAMETER_BLOCK,
         )
     return dx, dweight, dbias, dresidual
 
@@ -269,7 +267,7 @@ def _list_sizes(plan: Plan) -> tuple[int, ...]:
     return (*sizes, plan.num_tiles, plan.num_splits, plan.chunks_per_split)
 
 
-def _describe_tile(plan: Plan) -> dict[str, Any]:
+def describe_tile(plan: Plan) -> dict[str, Any]:
     """Returns a streaming kernel's constants, from `ALIGNMENT` on."""
     return {
         "ALIGNMENT": plan.alignment,

@@ -1,0 +1,104 @@
+"""Compiles the streaming kernels for a GPU that need not be here, and prints what came out as JSON.
+
+A process of its own, since Triton's interpreter and its compiler exclude each other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from gnvideo.ops.triton_norm import launches
+from gnvideo.ops.triton_norm import two_read_kernels as kernels
+from gnvideo.ops.triton_norm.plan import make_plan
+
+HOPPER = GPUTarget("cuda", 90, 32)
+ACTIVATIONS = {
+    *("x_ptr", "residual_ptr", "y_ptr", "saved_ptr", "dy_ptr"),
+    *("dz_ptr", "dx_ptr", "dresidual_ptr"),
+}
+WITHOUT_RESIDUAL = {"ACTIVATION": "relu", "SAVED_IS_OUTPUT": False, "saved_ptr": None}
+KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "moments": (kernels.write_moments, {}),
+    "y": (kernels.normalize, {"ACTIVATION": "relu", "residual_ptr": None}),
+    "y of a sum": (kernels.normalize, {"ACTIVATION": "relu"}),
+    "sums": (kernels.write_sums, {**WITHOUT_RESIDUAL, "dz_ptr": None}),
+    "sums of a sum": (kernels.write_sums, {"ACTIVATION": "relu", "SAVED_IS_OUTPUT": True}),
+    "gradients": (
+        kernels.write_gradients,
+        {**WITHOUT_RESIDUAL, "dresidual_ptr": None, **launches.PARAMETER_BLOCK},
+    ),
+    "gradients of a sum": (
+        kernels.write_gradients,
+        {
+            **{**WITHOUT_RESIDUAL, "ACTIVATION": None, "dresidual_ptr": None},
+            **launches.PARAMETER_BLOCK,
+        },
+    ),
+}
+
+
+def compile_kernel(kernel: Any, constants: dict[str, Any], options: dict[str, Any]) -> Any:
+    signature: dict[str, str] = {}
+    attributes: dict[tuple[int], list[list[Any]]] = {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name.endswith("_ptr"):
+            signature[name] = "*bf16" if name in ACTIVATIONS else "*fp32"
+            # As for all memory that torch allocates.
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "fp32" if name == "eps" else "i32"
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=HOPPER, options=options)
+
+
+def read_resources(cubin: bytes) -> dict[str, int]:
+    """Returns what cuobjdump says that each thread uses, such as REG and STACK."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        command = [str(tool), "-res-usage", file.name]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", printed)}
+
+
+def describe(kernel: Any, constants: dict[str, Any], is_channels_last: bool) -> dict[str, Any]:
+    plan = make_plan(1, 64, 200704, 2, is_channels_last, 132, fills_with_all_clips=False)
+    described = launches.describe_tile(plan)
+    names = set(kernel.arg_names)
+    options = {name: value for name, value in described.items() if name not in names}
+    if kernel is kernels.write_sums:
+        options["maxnreg"] = launches.SUMS_REGISTERS
+    tile = {name: value for name, value in described.items() if name in names}
+    compiled = compile_kernel(kernel, {**constants, **tile}, options)
+    accesses = re.findall(r"\b((?:ld|st)\.global\S*|atom\S*|red\.\S*)", compiled.asm["ptx"])
+    offsets = re.findall(r"tt\.addptr .* : (\S+), (\S+) ", compiled.asm["ttir"])
+    return {
+        "accesses": dict(Counter(accesses)),
+        "resources": read_resources(compiled.asm["cubin"]),
+        "offsets of activations": [
+            offset for pointer, offset in offsets if pointer.endswith("!tt.ptr<bf16>>")
+        ],
+    }
+
+
+if __name__ == "__main__":
+    is_channels_last = sys.argv[1] == "NTHWC"
+    found = {
+        name: describe(kernel, constants, is_channels_last)
+        for name, (kernel, constants) in KERNELS.items()
+    }
+    print(json.dumps(found))
