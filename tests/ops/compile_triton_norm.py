@@ -20,7 +20,8 @@ from triton.compiler import ASTSource
 
 from gnvideo.ops.triton_norm import launches
 from gnvideo.ops.triton_norm import two_read_kernels as kernels
-from gnvideo.ops.triton_norm.plan import make_plan
+from gnvideo.ops.triton_norm.division import OPTIONS, _divide
+from gnvideo.ops.triton_norm.sets import Sets
 
 HOPPER = GPUTarget("cuda", 90, 32)
 ACTIVATIONS = {
@@ -76,14 +77,11 @@ def read_resources(cubin: bytes) -> dict[str, int]:
 
 
 def describe(kernel: Any, constants: dict[str, Any], is_channels_last: bool) -> dict[str, Any]:
-    plan = make_plan(1, 64, 200704, 2, is_channels_last, 132, fills_with_all_clips=False)
-    described = launches.describe_tile(plan)
-    names = set(kernel.arg_names)
-    options = {name: value for name, value in described.items() if name not in names}
+    division = _divide(1, 64, 200704, 2, is_channels_last, 132, Sets(32, joins_clips=False))
+    options: dict[str, Any] = {**OPTIONS}
     if kernel is kernels.write_sums:
         options["maxnreg"] = launches.SUMS_REGISTERS
-    tile = {name: value for name, value in described.items() if name in names}
-    compiled = compile_kernel(kernel, {**constants, **tile}, options)
+    compiled = compile_kernel(kernel, {**constants, **division.tile}, options)
     accesses = re.findall(r"\b((?:ld|st)\.global\S*|atom\S*|red\.\S*)", compiled.asm["ptx"])
     offsets = re.findall(r"tt\.addptr .* : (\S+), (\S+) ", compiled.asm["ttir"])
     return {

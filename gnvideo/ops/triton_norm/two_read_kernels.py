@@ -281,8 +281,8 @@ def write_gradients(
     R: tl.constexpr,
     BC: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
-    SETS: tl.constexpr,
-    CHANNELS: tl.constexpr,
+    PARAMETER_SETS: tl.constexpr,
+    PARAMETER_CHANNELS: tl.constexpr,
 ):
     """Third launch backward: the first one's programs, last to first; then the parameters'."""
     C, P = unfold_sizes(inner_units, outer, ALIGNMENT, CHANNELS_LAST)
@@ -324,6 +324,6 @@ def write_gradients(
             program - num_streaming_units,
             num_sets,
             C,
-            SETS,
-            CHANNELS,
+            PARAMETER_SETS,
+            PARAMETER_CHANNELS,
         )
