@@ -12,8 +12,10 @@ import torch
 from clip_case import CHANNELS_LAST, Case
 from torch.nn import functional
 
+from gnvideo.ops.activation import Activation
 from gnvideo.ops.batch_norm import batch_norm_act
 from gnvideo.ops.group_norm import group_norm_act
+from gnvideo.ops.triton_norm import Variant, batch_norm_act_triton, group_norm_act_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPS = 1e-5
@@ -106,12 +108,24 @@ def relative_error(actual: torch.Tensor, exact: torch.Tensor) -> float:
     return ((actual.double() - exact).abs().max() / scale).item()
 
 
-def apply_triton(operator: str, inputs: Inputs, num_groups: int, activation) -> torch.Tensor:
+def apply_triton(
+    operator: str,
+    inputs: Inputs,
+    num_groups: int,
+    activation: Activation,
+    *,
+    variant: Variant | None = None,
+) -> torch.Tensor:
+    """By Triton's kernels, through what picks the implementation if no variant is given."""
     given = (inputs.weight, inputs.bias)
-    rest = (EPS, inputs.residual, activation, "triton")
+    rest = (EPS, inputs.residual, activation)
     if operator == "group":
-        return group_norm_act(inputs.x, num_groups, *given, *rest)
-    return batch_norm_act(inputs.x, None, None, *given, True, 0.0, *rest)
+        if variant is None:
+            return group_norm_act(inputs.x, num_groups, *given, *rest, "triton")
+        return group_norm_act_triton(inputs.x, num_groups, *given, *rest, variant)
+    if variant is None:
+        return batch_norm_act(inputs.x, None, None, *given, True, 0.0, *rest, "triton")
+    return batch_norm_act_triton(inputs.x, None, None, *given, True, 0.0, *rest, variant)
 
 
 def run(function, operator, inputs: Inputs, num_groups, activation) -> dict[str, torch.Tensor]:

@@ -42,7 +42,10 @@ ALLOWED: Mapping[str, set[str]] = {
 
 
 # Of `ops/triton_norm`: what is imported when a kernel is first launched.
-KERNELS = {"backward_units", "forward_units", "launches", "tile_functions", "two_read_kernels"}
+KERNELS = {
+    *("backward_units", "forward_units", "tile_functions", "launches", "one_read_launches"),
+    *("two_read_kernels", "one_read_kernels"),
+}
 
 
 def find_room(path: Path) -> str:

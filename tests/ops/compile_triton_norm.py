@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from gnvideo.ops.triton_norm import launches
+from gnvideo.ops.triton_norm import launches, one_read_kernels, one_read_launches
 from gnvideo.ops.triton_norm import two_read_kernels as kernels
 from gnvideo.ops.triton_norm.division import OPTIONS, _divide
 from gnvideo.ops.triton_norm.sets import Sets
@@ -27,6 +27,7 @@ HOPPER = GPUTarget("cuda", 90, 32)
 ACTIVATIONS = {
     *("x_ptr", "residual_ptr", "y_ptr", "saved_ptr", "dy_ptr"),
     *("dz_ptr", "dx_ptr", "dresidual_ptr"),
+    *("left_dy_ptr", "left_saved_ptr", "left_dresidual_ptr"),
 }
 WITHOUT_RESIDUAL = {"ACTIVATION": "relu", "SAVED_IS_OUTPUT": False, "saved_ptr": None}
 KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -46,6 +47,26 @@ KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
             **launches.PARAMETER_BLOCK,
         },
     ),
+    "y at once": (
+        one_read_kernels.normalize_at_once,
+        {"ACTIVATION": "relu", "residual_ptr": None},
+    ),
+    "gradients at once": (
+        one_read_kernels.write_gradients_at_once,
+        {
+            **{**WITHOUT_RESIDUAL, "dz_ptr": None, "left_saved_ptr": None},
+            **{"left_dresidual_ptr": None, "LEFT_ACTIVATION": "relu"},
+            **{"LEFT_SAVED_IS_OUTPUT": False, **launches.PARAMETER_BLOCK},
+        },
+    ),
+    "gradients of a sum at once": (
+        one_read_kernels.write_gradients_at_once,
+        {
+            **{"ACTIVATION": "relu", "SAVED_IS_OUTPUT": True, "left_saved_ptr": None},
+            **{"left_dresidual_ptr": None, "LEFT_ACTIVATION": None},
+            **{"LEFT_SAVED_IS_OUTPUT": False, **launches.PARAMETER_BLOCK},
+        },
+    ),
 }
 
 
@@ -56,7 +77,8 @@ def compile_kernel(kernel: Any, constants: dict[str, Any], options: dict[str, An
         if name in constants:
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
-            signature[name] = "*bf16" if name in ACTIVATIONS else "*fp32"
+            kind = "bf16" if name in ACTIVATIONS else "i32" if name == "counter_ptr" else "fp32"
+            signature[name] = f"*{kind}"
             # As for all memory that torch allocates.
             attributes[(place,)] = [["tt.divisibility", 16]]
         else:
@@ -79,9 +101,13 @@ def read_resources(cubin: bytes) -> dict[str, int]:
 def describe(kernel: Any, constants: dict[str, Any], is_channels_last: bool) -> dict[str, Any]:
     division = _divide(1, 64, 200704, 2, is_channels_last, 132, Sets(32, joins_clips=False))
     options: dict[str, Any] = {**OPTIONS}
+    constants = {**constants, **division.tile}
     if kernel is kernels.write_sums:
         options["maxnreg"] = launches.SUMS_REGISTERS
-    compiled = compile_kernel(kernel, {**constants, **division.tile}, options)
+    if kernel.__name__.endswith("at_once"):
+        options = one_read_launches.OPTIONS
+        constants |= division.merge_tile
+    compiled = compile_kernel(kernel, constants, options)
     accesses = re.findall(r"\b((?:ld|st)\.global\S*|atom\S*|red\.\S*)", compiled.asm["ptx"])
     offsets = re.findall(r"tt\.addptr .* : (\S+), (\S+) ", compiled.asm["ttir"])
     return {

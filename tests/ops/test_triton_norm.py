@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -209,3 +210,17 @@ def test_what_is_not_finite_spoils_its_group_of_its_clip_alone(value):
         spoiled[1, 4:6] = True
         assert results[name][spoiled].isnan().all(), name
         assert torch.equal(results[name][~spoiled], expected[name][~spoiled]), name
+
+
+@LAYOUTS
+@pytest.mark.parametrize(("activation", "has_residual"), ENDINGS, ids=ENDING_IDS)
+@OPERATORS
+def test_reading_once_gives_the_same_to_the_last_bit(operator, activation, has_residual, layout):
+    case = Case(N=3, C=20, G=2, T=2, H=9, W=5)
+    inputs = make_inputs(case, torch.bfloat16, layout, has_residual=has_residual)
+    expected = run(apply_triton, operator, inputs, case.G, activation)
+
+    results = run(partial(apply_triton, variant="one-read"), operator, inputs, case.G, activation)
+
+    for name, actual in results.items():
+        assert torch.equal(actual, expected[name]), name

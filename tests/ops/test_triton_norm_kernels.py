@@ -86,6 +86,18 @@ def test_three_launches_forward_and_three_backward(operator, has_residual, monke
     assert backward == ["write_sums", "merge_sums", "write_gradients"]
 
 
+@RESIDUALS
+@OPERATORS
+def test_one_read_takes_one_launch_forward_and_one_backward(operator, has_residual, monkeypatch):
+    inputs = make_inputs(CASE, has_residual=has_residual).map(lambda t: t.requires_grad_())
+
+    with counted_launches(monkeypatch) as names:
+        y = apply_triton(operator, inputs, CASE.G, "relu", variant="one-read")
+        y.backward(inputs.dy.detach())
+
+    assert names == ["normalize_at_once", "write_gradients_at_once"]
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="only the interpreter counts")
 @LAYOUTS
 @RESIDUALS
@@ -130,17 +142,24 @@ def test_compiled_kernels_access_16_bytes_at_once_without_atomics_or_spills(layo
         "sums of a sum": (3, 1),
         "gradients": (2, 1),
         "gradients of a sum": (2, 1),
+        # The sum of what precedes.
+        "y at once": (2, 1),
+        "gradients at once": (4, 1),
+        "gradients of a sum at once": (5, 2),
     }
     assert kernels.keys() == tensors.keys()
     for name, (num_read, num_written) in tensors.items():
         accesses = kernels[name]["accesses"]
         assert accesses["ld.global.v4.b32"] >= 4 * num_read, name
         assert accesses.get("st.global.v4.b32", 0) == 4 * num_written, name
+        atomics = {access for access in accesses if access.startswith(("atom", "red"))}
+        # The one on which programs wait for each other.
+        assert atomics == ({"atom.global.gpu.acq_rel.add.u32"} if "once" in name else set()), name
         # Statistics and parameters are float32; nothing narrower is accessed at all.
-        assert all(access.endswith(".b32") for access in accesses), name
-        assert not [access for access in accesses if access.startswith(("atom", "red"))], name
+        assert all(access.endswith(".b32") for access in accesses if access not in atomics), name
         resources = kernels[name]["resources"]
-        assert resources["STACK"] == resources["LOCAL"] == 0, name
+        assert resources["LOCAL"] == 0, name
+        assert resources["STACK"] == 0 or name == "gradients of a sum at once", name
         # Two programs of 256 threads share the 65536 registers of a multiprocessor.
         assert resources["REG"] <= 128, name
         offsets = kernels[name]["offsets of activations"]

@@ -9,12 +9,11 @@ import torch
 
 from gnvideo.ops.activation import Activation
 from gnvideo.ops.recomputation import offer_recomputation
-from gnvideo.ops.triton_norm import operators as _operators  # defines torch.ops.gnvideo
+from gnvideo.ops.triton_norm.derivatives import operators
 from gnvideo.ops.triton_norm.obstacles import find_obstacle
+from gnvideo.ops.triton_norm.sets import Variant
 
-__all__ = ["batch_norm_act_triton", "find_obstacle", "group_norm_act_triton"]
-
-del _operators
+__all__ = ["Variant", "batch_norm_act_triton", "find_obstacle", "group_norm_act_triton"]
 
 
 def group_norm_act_triton(
@@ -25,14 +24,16 @@ def group_norm_act_triton(
     eps: float,
     residual: torch.Tensor | None,
     activation: Activation,
+    variant: Variant = "two-read",
 ) -> torch.Tensor:
     """Returns `gnvideo.ops.group_norm.group_norm_act` computed by Triton's kernels.
 
-    Three launches forward and three backward. The result of a clip is the same to the last bit in
-    any batch and in every run. Where `find_obstacle` finds one, this fails.
+    Three launches forward and three backward, or one of each. The result of a clip is the same to
+    the last bit in any batch, in every run and by either variant. Where `find_obstacle` finds one,
+    this fails.
     """
-    y, mean, var = torch.ops.gnvideo.group_norm_act(
-        x, weight, bias, residual, num_groups, eps, activation
+    y, mean, var = operators.group_norm_act(
+        x, weight, bias, residual, num_groups, eps, activation, variant
     )
     if activation is not None and residual is None:
         offer_recomputation(y, _normalize_again, x, mean, var, weight, bias, eps, activation)
@@ -50,11 +51,13 @@ def batch_norm_act_triton(
     eps: float,
     residual: torch.Tensor | None,
     activation: Activation,
+    variant: Variant = "two-read",
 ) -> torch.Tensor:
     """Returns `gnvideo.ops.batch_norm.batch_norm_act` computed by Triton's kernels.
 
-    Three launches forward and three backward in training, and two small ones of torch that move the
-    running statistics; one forward in evaluation. Where `find_obstacle` finds one, this fails.
+    Launches in training are those of group normalization and two small ones of torch that move the
+    running statistics; in evaluation there is one forward. Where `find_obstacle` finds one, this
+    fails.
     """
     if training:
         num_elements = x.numel() // x.shape[1]
@@ -63,7 +66,7 @@ def batch_norm_act_triton(
                 f"batch normalization needs more than one value per channel in training, "
                 f"got an input of shape {tuple(x.shape)}"
             )
-        y, mean, var = torch.ops.gnvideo.batch_norm_act(x, weight, bias, residual, eps, activation)
+        y, mean, var = operators.batch_norm_act(x, weight, bias, residual, eps, activation, variant)
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 unbiased_var = var * (num_elements / (num_elements - 1))
@@ -76,7 +79,7 @@ def batch_norm_act_triton(
         assert running_mean is not None
         assert running_var is not None
         mean, var = running_mean, running_var
-        y = torch.ops.gnvideo.normalize_act(x, mean, var, weight, bias, residual, eps, activation)
+        y = operators.normalize_act(x, mean, var, weight, bias, residual, eps, activation)
     if activation is not None and residual is None:
         offer_recomputation(y, _normalize_again, x, mean, var, weight, bias, eps, activation)
     return y
@@ -92,4 +95,4 @@ def _normalize_again(
     activation: Activation,
 ) -> torch.Tensor:
     """Returns y by the launch that made it, on the same statistics."""
-    return torch.ops.gnvideo.normalize_act(x, mean, var, weight, bias, None, eps, activation)
+    return operators.normalize_act(x, mean, var, weight, bias, None, eps, activation)

@@ -53,6 +53,11 @@ class Division:
     merge_sizes: tuple[int, ...]
     merge_tile: dict[str, Any]
 
+    @property
+    def units_per_set(self) -> int:
+        """Streaming programs of each set."""
+        return self.plan.num_units // self.num_sets
+
     def allocate_workspace(self, x: torch.Tensor) -> torch.Tensor:
         """Returns memory for two sums of each channel in each split, on x's device."""
         return torch.empty(self.plan.workspace_shape, dtype=torch.float32, device=x.device)

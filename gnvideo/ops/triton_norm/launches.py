@@ -117,15 +117,12 @@ def compute_gradients(
     division = divide(x, sets)
     plan = division.plan
     gradients = allocate_gradients(x, weight, bias, wanted)
-    saved_is_output = saved is not None and activation == "relu"
     wants_parameters = gradients.weight is not None or gradients.bias is not None
     wants_means = wanted.x and not are_constants
-    left = _DzSource(dy, saved, gradients.residual, activation, saved_is_output)
+    source = left = find_source(dy, saved, gradients.residual, activation)
     sums = means = None
     if wants_parameters or wants_means:
-        # ReLU's dz is dy or 0, so it is exact in any dtype: written once, it need not be found from
-        # dy and y again. SiLU's would be rounded in between.
-        written = gradients.residual if saved_is_output else None
+        written, left = find_left(source)
         partial = division.allocate_workspace(x)
         sums, means = allocate_sums(x, division, has_means=wants_means)
         _kernels.write_sums[(plan.num_units,)](
@@ -143,7 +140,7 @@ def compute_gradients(
             division.group_size,
             *division.sizes,
             ACTIVATION=activation,
-            SAVED_IS_OUTPUT=saved_is_output,
+            SAVED_IS_OUTPUT=source.saved_is_output,
             **division.tile,
             **OPTIONS,
             maxnreg=SUMS_REGISTERS,
@@ -164,8 +161,6 @@ def compute_gradients(
             **division.merge_tile,
             **OPTIONS,
         )
-        if written is not None:
-            left = _DzSource(written, None, None, None, False)
     streams = plan.num_units if wanted.x or left.dresidual is not None else 0
     columns = count_parameter_units(division) if wants_parameters else 0
     if streams + columns > 0:
@@ -245,11 +240,32 @@ def count_parameter_units(division: Division) -> int:
     return -(-division.plan.num_channels // PARAMETER_BLOCK["PARAMETER_CHANNELS"])
 
 
-class _DzSource(NamedTuple):
-    """From what the last launch finds dz, and where it writes it."""
+class DzSource(NamedTuple):
+    """From what a launch finds dz, and where it writes it."""
 
     dy: torch.Tensor
     saved: torch.Tensor | None
     dresidual: torch.Tensor | None
     activation: Activation
     saved_is_output: bool
+
+
+def find_source(
+    dy: torch.Tensor,
+    saved: torch.Tensor | None,
+    dresidual: torch.Tensor | None,
+    activation: Activation,
+) -> DzSource:
+    """Returns from what the first launch finds dz."""
+    return DzSource(dy, saved, dresidual, activation, saved is not None and activation == "relu")
+
+
+def find_left(source: DzSource) -> tuple[torch.Tensor | None, DzSource]:
+    """Returns where the sums write dz, and from what the gradients then find it.
+
+    ReLU's dz is dy or 0, so it is exact in any dtype: written with the sums, it need not be found
+    from dy and y again. SiLU's would be rounded in between.
+    """
+    if source.saved_is_output and source.dresidual is not None:
+        return source.dresidual, DzSource(source.dresidual, None, None, None, False)
+    return None, source

@@ -1,10 +1,13 @@
-"""What shares statistics, and which gradients are wanted."""
+"""What shares statistics, which gradients are wanted, and by which kernels."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+
+Variant = Literal["two-read", "one-read"]
+"""One-read is for sets that fit the second-level cache; both give the same to the last bit."""
 
 
 class Sets(NamedTuple):

@@ -19,6 +19,7 @@ import triton.language as tl
 PLAIN_NUMBERS = [
     *("inner_units", "outer", "num_tiles", "num_splits", "chunks_per_split", "statistics_step"),
     *("num_merge_tiles", "num_entries", "rows_per_split", "num_sets", "num_streaming_units"),
+    *("units_per_set", "num_parameter_units"),
     *("C", "P", "G"),
 ]
 
