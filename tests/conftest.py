@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ import torch
 # The tools' worker processes import them by name.
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_tools"))
 
+# Without a GPU, Triton's kernels are tested in its interpreter. Triton asks for this when it is
+# first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # A shell without job control starts what runs in the background with SIGINT ignored, and every
 # process that a test interrupts would inherit that.

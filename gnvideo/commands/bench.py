@@ -34,8 +34,16 @@ def add_bench_command(commands: Commands) -> None:
         "--batches", type=int, default=8, help="timed for each worker; default: %(default)s"
     )
 
+    memory = benchmarks.add_parser("memory", help="what a training step keeps of a clip, counted")
+    memory.add_argument("--model", default="i3d_r50", metavar="NAME", help="default: %(default)s")
+    memory.add_argument(
+        "--frames", type=int, nargs="+", default=[32, 64], help="of a clip; default: 32 64"
+    )
+    memory.add_argument("--pixels", type=int, default=224, help="default: %(default)s")
+
     for benchmark in (decode, loader):
         benchmark.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    for benchmark in (decode, loader, memory):
         benchmark.add_argument(
             "--json", type=Path, metavar="FILE", help="save here, and as Markdown beside it"
         )
@@ -52,6 +60,15 @@ def run_bench(options: argparse.Namespace) -> None:
             stride=options.stride,
             num_clips=options.clips,
             num_rounds=options.rounds,
+            json_path=options.json,
+        )
+    elif options.benchmark == "memory":
+        from gnvideo.commands.bench_memory import run_bench_memory
+
+        run_bench_memory(
+            options.model,
+            frame_counts=options.frames,
+            crop_pixels=options.pixels,
             json_path=options.json,
         )
     else:

@@ -119,7 +119,8 @@ def _has_evaluations(folder: Path, config: RunConfig) -> bool:
 def check_same_config(folder: Path, config: RunConfig) -> None:
     """Checks that a run folder that exists is one of the run `config`.
 
-    `output` may differ: the folder may have been moved.
+    `output` may differ: the folder may have been moved. So may `training.activation_memory`: it
+    changes no result, and a run that ran out of memory can go on with less.
 
     Raises:
         OutputError: the folder's config.yaml is of another run; names the first differing key.
@@ -129,7 +130,7 @@ def check_same_config(folder: Path, config: RunConfig) -> None:
         return
     found, planned = flatten(load_config(RunConfig, path)), flatten(config)
     for key, value in planned.items():
-        if key != "output" and found[key] != value:
+        if key not in ("output", "training.activation_memory") and found[key] != value:
             raise OutputError(
                 f"{folder} holds a run with {key} {found[key]!r}, and now it is {value!r}; pass"
                 " another output folder or remove this run"

@@ -167,6 +167,11 @@ class TrainingConfig(StrictConfig):
     max_gradient_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = True
+    activation_memory: Literal[
+        "keep", "recompute-norm", "recompute-pointwise", "recompute-block"
+    ] = Field(
+        default="keep", description="what is kept for the backward pass; the gradients are the same"
+    )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     num_threads: int | None = Field(
         default=None, ge=1, description="torch's threads on the CPU; null: torch's choice"

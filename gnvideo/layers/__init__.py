@@ -27,6 +27,7 @@ from gnvideo.layers.normalizer import (
     has_running_statistics,
     is_normalizer,
 )
+from gnvideo.layers.pooling import MaxPool3d, max_pool3d, replace_max_pools
 from gnvideo.layers.precise_batch_norm import compute_precise_statistics
 from gnvideo.layers.residual_sum import normalize_and_add
 from gnvideo.layers.rms_group_norm import RmsGroupNorm3d
@@ -50,6 +51,7 @@ __all__ = [
     "FrozenBatchNorm3d",
     "FusionReport",
     "GroupNorm3d",
+    "MaxPool3d",
     "MovingAverageBatchNorm3d",
     "NormalizerFactory",
     "NormalizerSettings",
@@ -69,6 +71,8 @@ __all__ = [
     "has_running_statistics",
     "is_normalizer",
     "make_normalizer",
+    "max_pool3d",
     "normalize_and_add",
     "normalizer_factory",
+    "replace_max_pools",
 ]

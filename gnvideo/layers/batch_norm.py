@@ -12,6 +12,7 @@ from gnvideo.errors import NormalizerError
 from gnvideo.layers.normalizer import get_final_activation
 from gnvideo.ops.activation import Activation
 from gnvideo.ops.batch_norm import batch_norm_act
+from gnvideo.ops.recomputation import is_running_again
 
 
 class BatchNorm3d(nn.BatchNorm3d):
@@ -52,14 +53,15 @@ class BatchNorm3d(nn.BatchNorm3d):
     def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns the input (N, C, T, H, W) normalized and activated.
 
-        With a residual of its shape and dtype: relu(normalized input + residual).
+        With a residual of its shape: relu(normalized input + residual).
         """
         self._check_input_dim(input)
         is_tracked = self.training and self.track_running_stats
         momentum = self.momentum
         if is_tracked:
             assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
+            # A forward pass that is run again is the same batch.
+            self.num_batches_tracked += not is_running_again()
             if momentum is None:
                 momentum = 1 / self.num_batches_tracked.item()
         uses_running = is_tracked or not self.training
@@ -88,7 +90,7 @@ class BatchNorm3d(nn.BatchNorm3d):
             var_C: Its biased variance.
             num_elements: Elements that each of these is over.
         """
-        if not self.track_running_stats:
+        if not self.track_running_stats or is_running_again():
             return
         assert self.running_mean is not None
         assert self.running_var is not None

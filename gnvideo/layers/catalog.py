@@ -44,6 +44,8 @@ class NormalizerSpec:
         uses_batch_statistics: Whether training normalizes a clip by other clips.
         has_running_statistics: Whether evaluation uses running statistics that can be recomputed
             (`compute_precise_statistics`).
+        reads_past_batches: Whether training normalizes by earlier batches too, so that a forward
+            pass cannot be run again.
         replaces_activation: Whether it has a nonlinearity of its own in place of the activation.
     """
 
@@ -53,6 +55,7 @@ class NormalizerSpec:
     conv_type: type[nn.Conv3d] = nn.Conv3d
     uses_batch_statistics: bool = False
     has_running_statistics: bool = False
+    reads_past_batches: bool = False
     replaces_activation: bool = False
 
 
@@ -233,6 +236,7 @@ _SPECS = (
         settings=("eps", "momentum", *_RENORM_SETTINGS),
         uses_batch_statistics=True,
         has_running_statistics=True,
+        reads_past_batches=True,
     ),
     NormalizerSpec(
         name="moving_average_batch",
@@ -240,6 +244,7 @@ _SPECS = (
         settings=("history_batches", "eps", "momentum"),
         conv_type=CenteredConv3d,
         uses_batch_statistics=True,
+        reads_past_batches=True,
     ),
     NormalizerSpec(
         name="batch_channel",
@@ -247,6 +252,7 @@ _SPECS = (
         settings=("num_groups", "channels_per_group", "eps", "momentum"),
         conv_type=StandardizedConv3d,
         uses_batch_statistics=True,
+        reads_past_batches=True,
     ),
     NormalizerSpec(
         name="group",

@@ -48,7 +48,7 @@ class Normalizer3d(nn.Module):
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout.
 
-        With a residual of x's shape and dtype: relu(normalized x + residual).
+        With a residual of x's shape: relu(normalized x + residual).
         """
         raise NotImplementedError
 

@@ -18,7 +18,7 @@ def normalize_and_add(
         normalizer: One of gnvideo's, or what has taken its place, such as torch's own or nothing
             where it was fused into a convolution.
         x: (N, C, T, H, W).
-        residual: Of x's shape and dtype.
+        residual: Of x's shape.
     """
     if isinstance(normalizer, Normalizer3d | BatchNorm3d):
         return normalizer(x, residual)

@@ -29,8 +29,8 @@ class Window(NamedTuple):
 class VideoClassifier(nn.Module):
     """A network from clips to class scores.
 
-    A subclass sets what is below and defines `compute_feature_map`, `get_classifier` and
-    `final_normalizers`.
+    A subclass sets what is below and defines `compute_feature_map`, `get_classifier`,
+    `final_normalizers` and `list_blocks`.
 
     Attributes:
         num_classes: The number of classes.
@@ -97,6 +97,13 @@ class VideoClassifier(nn.Module):
         window = [min(size) for size in zip(feature_map.shape[2:], self.position_pool, strict=True)]
         pooled_NCTHW = nn.functional.avg_pool3d(feature_map, window, stride=1)
         return self.classify(pooled_NCTHW).flatten(2)
+
+    def list_blocks(self) -> list[nn.Module]:
+        """Returns the blocks that a training step may compute again instead of keeping them.
+
+        They do not contain each other, draw no random numbers, and hold most of the network.
+        """
+        raise NotImplementedError
 
     def compute_whole_logits(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         """Returns the logits (N, num_classes, 1) of the mean of the whole feature map.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from gnvideo.models.activation_memory import ActivationMemory
 from gnvideo.models.classifier import Size3, VideoClassifier
 
 # The normalizers of batch statistics need more than one clip, and those of sub-batches whole ones.
@@ -30,11 +33,14 @@ class Costs:
     activation_bytes: int
 
 
+def run_once(model: VideoClassifier, num_clips: int, clip: Size3) -> None:
+    """Runs the model on clips of no content, on the device and in the dtype of its parameters."""
+    parameter = next(model.parameters())
+    model(torch.empty(num_clips, 3, *clip, device=parameter.device, dtype=parameter.dtype))
+
+
 def compute_costs(model: VideoClassifier, clip: Size3) -> Costs:
     """Returns the costs of training on clips of (frames, height, width).
-
-    Activations are counted as the difference between two numbers of clips: so what is kept once,
-    such as parameters and the weights that some convolutions compute of them, does not count.
 
     Args:
         model: On the meta device, where nothing is computed or allocated, in float32. It is set to
@@ -49,30 +55,50 @@ def compute_costs(model: VideoClassifier, clip: Size3) -> Costs:
 
     model.train()
     with FlopCounterMode(display=False) as counter:
-        few_bytes = _count_kept_bytes(model, _FEW_CLIPS, clip)
-    more_bytes = _count_kept_bytes(model, _MORE_CLIPS, clip)
+        run_once(model, _FEW_CLIPS, clip)
     return Costs(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         num_macs=counter.get_total_flops() // 2 // _FEW_CLIPS,
-        activation_bytes=(more_bytes - few_bytes) // (_MORE_CLIPS - _FEW_CLIPS),
+        activation_bytes=count_activation_bytes(model, clip),
     )
 
 
-def _count_kept_bytes(model: VideoClassifier, num_clips: int, clip: Size3) -> int:
-    """Returns the bytes of all memory that autograd keeps, however many tensors share it."""
+def count_activation_bytes(
+    model: VideoClassifier,
+    clip: Size3,
+    mode: str = "keep",
+    run: Callable[[VideoClassifier, int, Size3], object] = run_once,
+) -> int:
+    """Returns the bytes that a training step keeps of each clip for its backward pass.
+
+    They are counted as the difference between two numbers of clips: so what is kept once, such as
+    parameters and the weights that some convolutions compute of them, does not count.
+
+    Args:
+        model: In training.
+        clip: The size (frames, height, width) of a clip.
+        mode: A name in `gnvideo.models.activation_memory.ACTIVATION_MEMORY`.
+        run: Runs the model on so many clips of that size.
+
+    Raises:
+        ModelError: The mode is unknown, or the clip is too small for the network's strides.
+    """
+    few, more = (
+        _count_kept_bytes(model, mode, functools.partial(run, model, num_clips, clip))
+        for num_clips in (_FEW_CLIPS, _MORE_CLIPS)
+    )
+    return (more - few) // (_MORE_CLIPS - _FEW_CLIPS)
+
+
+def _count_kept_bytes(model: VideoClassifier, mode: str, run: Callable[[], object]) -> int:
+    """Returns the bytes of all memory that is kept, however many tensors share it."""
     # By identity, which no other storage can have as long as this one is held here.
     kept: dict[int, torch.UntypedStorage] = {}
 
-    def remember(tensor: torch.Tensor) -> torch.Tensor:
+    def remember(tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         kept[id(storage)] = storage
-        return tensor
 
-    clips_NCTHW = torch.empty(num_clips, 3, *clip, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(remember, _identity):
-        model(clips_NCTHW)
+    with ActivationMemory(model, mode, remember).forward_pass():
+        run()
     return sum(storage.nbytes() for storage in kept.values())
-
-
-def _identity(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
-from gnvideo.layers import NormalizerFactory
+from gnvideo.layers import MaxPool3d, NormalizerFactory
 from gnvideo.models.classifier import Size3, Window, check_settings
 from gnvideo.models.non_local import NonLocalBlock
 from gnvideo.models.residual import (
@@ -145,7 +145,7 @@ class I3DResNet(ResidualClassifier):
         conv1, maxpool1 = stem
         self.conv1 = make_normalizer.make_conv(3, width, *conv1)
         self.norm1 = make_normalizer(width, "relu")
-        self.maxpool1 = nn.MaxPool3d(*maxpool1)
+        self.maxpool1 = MaxPool3d(*maxpool1)
         stages: list[nn.Sequential] = []
         in_channels = width
         for stage, num_blocks in enumerate(layout.num_blocks):
@@ -155,7 +155,7 @@ class I3DResNet(ResidualClassifier):
             )
             in_channels = width * 2**stage * _EXPANSION
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.maxpool2 = nn.MaxPool3d(*_MAXPOOL2)
+        self.maxpool2 = MaxPool3d(*_MAXPOOL2)
         self.dropout = nn.Dropout(dropout_rate)
         self.fc = nn.Linear(in_channels, num_classes)
 

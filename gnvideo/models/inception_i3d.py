@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
-from gnvideo.layers import NormalizerFactory
+from gnvideo.layers import MaxPool3d, NormalizerFactory, max_pool3d
 from gnvideo.models.classifier import Size3, VideoClassifier, Window, check_settings
 
 
@@ -167,6 +167,10 @@ class InceptionI3D(VideoClassifier):
         """Returns nothing: there are no residual blocks."""
         return []
 
+    def list_blocks(self) -> list[nn.Module]:
+        """Returns the Inception modules."""
+        return [module for module in self.modules() if isinstance(module, _InceptionModule)]
+
     def forward(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         """Returns the logits (N, num_classes); see `VideoClassifier.forward`."""
         feature_map = self.compute_feature_map(clips_NCTHW)
@@ -262,12 +266,12 @@ class _SameMaxPool(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the maxima (N, C, T', H', W')."""
-        front = [
+        front: Any = tuple(
             split_same_padding(length, kernel, stride)[0]
             for length, kernel, stride in zip(x.shape[2:], self.kernel, self.stride, strict=True)
-        ]
+        )
         # With the smaller half on either side, the rest of the larger one is what ceil_mode adds.
-        return nn.functional.max_pool3d(x, self.kernel, self.stride, front, ceil_mode=True)
+        return max_pool3d(x, self.kernel, self.stride, front, ceil_mode=True)
 
 
 class _InceptionModule(nn.Module):
@@ -282,7 +286,7 @@ class _InceptionModule(nn.Module):
         self.b1b = _Unit(branches.b1a, branches.b1b, 3, make_normalizer)
         self.b2a = _Unit(in_channels, branches.b2a, 1, make_normalizer)
         self.b2b = _Unit(branches.b2a, branches.b2b, 3, make_normalizer)
-        self.b3a = nn.MaxPool3d(3, 1, 1)
+        self.b3a = MaxPool3d(3, 1, 1)
         self.b3b = _Unit(in_channels, branches.b3b, 1, make_normalizer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

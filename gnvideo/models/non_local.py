@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gnvideo.layers import NormalizerFactory
+from gnvideo.layers import NormalizerFactory, max_pool3d
 
 
 class NonLocalBlock(nn.Module):
@@ -52,7 +52,7 @@ class NonLocalBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the block's output (N, C, T, H, W)."""
         pool = (1, min(2, x.shape[3]), min(2, x.shape[4]))
-        pooled = nn.functional.max_pool3d(x, pool, pool)
+        pooled = max_pool3d(x, pool, pool)
         theta = self.theta(x)
         # The default scale is that of the docstring: a position has C / 2 features.
         y_N1QC = nn.functional.scaled_dot_product_attention(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
-from gnvideo.layers import NormalizerFactory
+from gnvideo.layers import NormalizerFactory, replace_max_pools
 from gnvideo.models.classifier import Size3, VideoClassifier, Window
 from gnvideo.models.pytorchvideo_normalizers import NormalizerSlot, place_normalizers
 
@@ -59,6 +59,7 @@ class PytorchvideoNetwork(VideoClassifier):
             **self.hub_settings,
         )
         place_normalizers(network, make_normalizer, self.plain_convs)
+        replace_max_pools(network)
         self.blocks: nn.ModuleList = network.blocks
         # Not passed on: the hub fixes it for R(2+1)D.
         self.head.dropout = nn.Dropout(dropout_rate)
@@ -98,6 +99,10 @@ class PytorchvideoNetwork(VideoClassifier):
         """Returns the last normalizer of each bottleneck block."""
         blocks: list[Any] = [m for m in self.modules() if hasattr(m, "norm_c")]
         return [block.norm_c for block in blocks]
+
+    def list_blocks(self) -> list[nn.Module]:
+        """Returns the residual blocks."""
+        return [m for m in self.modules() if hasattr(m, "branch2")]
 
     def forward(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         """Returns the logits (N, num_classes) of pytorchvideo's head."""

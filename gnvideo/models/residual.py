@@ -58,6 +58,10 @@ class ResidualClassifier(VideoClassifier):
         blocks = (m for m in self.modules() if isinstance(m, ResidualBlock | NonLocalBlock))
         return [block.final_normalizer for block in blocks]
 
+    def list_blocks(self) -> list[nn.Module]:
+        """Returns the residual blocks, non-local ones included."""
+        return [m for m in self.modules() if isinstance(m, ResidualBlock | NonLocalBlock)]
+
     def forward(self, clips_NCTHW: torch.Tensor) -> torch.Tensor:
         """Returns the logits (N, num_classes); see `VideoClassifier.forward`."""
         features_NC = self.compute_feature_map(clips_NCTHW).mean((2, 3, 4))

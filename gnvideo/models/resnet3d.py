@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from gnvideo.errors import ModelError
-from gnvideo.layers import NormalizerFactory
+from gnvideo.layers import MaxPool3d, NormalizerFactory
 from gnvideo.models.classifier import Size3, Window, check_settings
 from gnvideo.models.residual import (
     ResidualBlock,
@@ -77,7 +77,7 @@ def make_resnet3d(
     stem = nn.Sequential(
         make_normalizer.make_conv(3, width, *STEM),
         make_normalizer(width, "relu"),
-        *(nn.MaxPool3d(*window) for window in stem_windows[1:]),
+        *(MaxPool3d(*window) for window in stem_windows[1:]),
     )
     return ResNet3D(
         _DEPTHS[depth],

@@ -31,8 +31,9 @@ def check_arguments(
                 f"{operator} {name} has shape {tuple(parameter.shape)}; "
                 f"{num_channels} channels need ({num_channels},)"
             )
-    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+    # Autocast leaves some tensors in float32, pooled ones on a CPU, so dtypes may differ.
+    if residual is not None and (residual.shape != x.shape or not residual.is_floating_point()):
         raise NormalizerError(
             f"{operator} residual is {residual.dtype} of shape {tuple(residual.shape)}; "
-            f"it is added to x, {x.dtype} of shape {tuple(x.shape)}, and must be like it"
+            f"it is added to x and needs x's shape {tuple(x.shape)} and a floating point dtype"
         )

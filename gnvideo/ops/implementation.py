@@ -53,13 +53,11 @@ def explain_choice(
     if wanted in ("reference", "native"):
         return wanted, "as configured"
     if wanted == "auto" and device_type != "cuda":
-        return (
-            "native",
-            f"torch's kernels, since Triton's are for GPUs and the device is {device_type}",
-        )
+        return "native", f"Triton's are for GPUs, and the device is {device_type}"
     obstacle = find_obstacle()
     if obstacle is None:
-        return "triton", "as configured" if wanted == "triton" else "a GPU that its kernels run on"
+        reason = "as configured" if wanted == "triton" else "the device is a GPU that they run on"
+        return "triton", reason
     if wanted == "triton":
         raise NormalizerError(
             f"the triton implementation of {operator} cannot run: {obstacle}; choose auto or native"

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from gnvideo.training.run_log import RunLog
 from gnvideo.training.schedules import Schedule
 from gnvideo.training.speed import SpeedMeter
 from gnvideo.training.state import TrainingState, dump_state, restore_state, seed_processes
-from gnvideo.training.step import Prepare, take_step
+from gnvideo.training.step import Prepare, RecordForward, take_step
 from gnvideo.training.stop_signal import catch_sigterm
 
 # Share of the time from which on waiting for data is worth a hint.
@@ -37,11 +38,13 @@ def train(
     *,
     make_batches: Callable[[int], Iterable[Batch]],
     prepare: Prepare,
+    record_forward: RecordForward = contextlib.nullcontext,
     evaluate: Callable[[TrainingState], Mapping[str, Any]],
     schedule: Schedule,
     settings: LoopSettings,
     run_log: RunLog,
     checkpoints: CheckpointFolder,
+    start_notes: Mapping[str, str] = MappingProxyType({}),
     show_progress: bool,
 ) -> None:
     """Trains `state` to `settings.total_steps`, from the run's last checkpoint if there is one.
@@ -55,12 +58,14 @@ def train(
         make_batches: Given the clips already consumed by all processes, returns this process's
             next batches, each of `clips_per_batch` clips, enough for the steps left.
         prepare: Makes the model's float input from uint8 clips that are on the device.
+        record_forward: See `RecordForward`.
         evaluate: Returns the fields of the log's "evaluate" event, with `protocol`, the same on
             every process. Its draws from torch's generators do not reach the training.
         schedule: Learning rate by step.
         settings: See `LoopSettings`.
         run_log: A `NoopRunLog` on processes other than the main one.
         checkpoints: Of the run; the main process writes.
+        start_notes: What else the log's "start" event says of this machine's part in the run.
         show_progress: On standard error; the main process only.
 
     Raises:
@@ -89,7 +94,7 @@ def train(
     loop = _Loop(state, evaluate, settings, run_log, checkpoints, progress)
     try:
         with catch_sigterm() as stop_signal, progress:
-            loop.run(make_batches, prepare, schedule, stop_signal)
+            loop.run(make_batches, prepare, record_forward, schedule, stop_signal, start_notes)
     except BaseException as error:
         reason = str(error) if isinstance(error, GnvideoError) else repr(error)
         # The disk may be what failed.
@@ -127,8 +132,10 @@ class _Loop:
         self,
         make_batches: Callable[[int], Iterable[Batch]],
         prepare: Prepare,
+        record_forward: RecordForward,
         schedule: Schedule,
         stop_signal: threading.Event,
+        start_notes: Mapping[str, str],
     ) -> None:
         state, settings = self._state, self._settings
         self._run_log.write(
@@ -136,6 +143,7 @@ class _Loop:
             step=state.step,
             processes=self._world_size,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
+            **start_notes,
         )
         parallel_model = distributed.wrap_model(state.model)
         batches = DeviceBatches(make_batches(state.clips_seen), state.device)
@@ -173,6 +181,7 @@ class _Loop:
                 precision=settings.precision,
                 channels_last=settings.channels_last,
                 max_gradient_norm=settings.max_gradient_norm,
+                record_forward=record_forward,
             )
             state.step += 1
             state.clips_seen += self._clips_per_step

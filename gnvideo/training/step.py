@@ -18,6 +18,8 @@ from gnvideo.training.state import TrainingState
 
 # From uint8 clips (N, C, T, H, W) on the device to the model's float input.
 Prepare = Callable[[torch.Tensor], torch.Tensor]
+# Returns the context that a forward pass in training runs in.
+RecordForward = Callable[[], AbstractContextManager[None]]
 
 
 def take_step(
@@ -32,6 +34,7 @@ def take_step(
     precision: str,
     channels_last: bool,
     max_gradient_norm: float | None,
+    record_forward: RecordForward = nullcontext,
 ) -> None:
     """Takes one step and adds its loss and correct clips to `state.window`.
 
@@ -48,6 +51,8 @@ def take_step(
         accumulation_steps: Batches of the step. Batch statistics see one batch at a time.
         precision: "float32", or "bfloat16" for autocast; weights and the loss stay float32.
         channels_last: Whether the model's weights are channels_last_3d.
+        record_forward: Enters the context of a forward pass in training, which decides what is kept
+            for the backward pass.
         max_gradient_norm: Scales longer gradients down to this norm; None leaves them.
     """
     state.optimizer.clear_gradients()
@@ -58,9 +63,10 @@ def take_step(
             clips = clips.contiguous(memory_format=torch.channels_last_3d)
         labels = batch.labels_N
         with _gradients_stay_here(parallel_model, is_last=index == accumulation_steps - 1):
-            with torch.autocast(
+            autocast = torch.autocast(
                 state.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"
-            ):
+            )
+            with autocast, record_forward():
                 logits = parallel_model(clips)
             loss = functional.cross_entropy(logits.float(), labels)
             (loss / accumulation_steps).backward()

@@ -12,6 +12,7 @@ from gnvideo.ops.arguments import check_arguments
 from gnvideo.ops.batch_norm.native import batch_norm_act_native
 from gnvideo.ops.batch_norm.reference import batch_norm_act_reference
 from gnvideo.ops.implementation import choose_implementation
+from gnvideo.ops.triton_norm import batch_norm_act_triton, find_obstacle
 
 __all__ = ["batch_norm_act"]
 
@@ -40,7 +41,7 @@ def batch_norm_act(
     Shape:
         x          (N, C, *), float16 / bfloat16 / float32 / float64; any strides
         others     (C,), x's dtype or float32
-        residual   x's shape and dtype
+        residual   x's shape, any floating point dtype
         output     (N, C, *) in x's dtype; channels_last and channels_last_3d are kept
 
     Statistics are float32 for half precision and x's dtype otherwise; `torch.autocast` changes
@@ -68,10 +69,12 @@ def batch_norm_act(
     """
     check_arguments("batch_norm_act", x, weight, bias, residual)
     chosen = choose_implementation(
-        "batch_norm_act", implementation, x.device.type, lambda: _NO_KERNELS
+        "batch_norm_act",
+        implementation,
+        x.device.type,
+        lambda: find_obstacle(x, weight, bias, residual),
     )
-    run = batch_norm_act_reference if chosen == "reference" else batch_norm_act_native
-    return run(
+    return _IMPLEMENTATIONS[chosen](
         x,
         running_mean,
         running_var,
@@ -85,5 +88,8 @@ def batch_norm_act(
     )
 
 
-# SEAM: find_obstacle of gnvideo.ops.triton_norm, and its batch_norm_act_triton, go here.
-_NO_KERNELS = "there are none yet"
+_IMPLEMENTATIONS = {
+    "reference": batch_norm_act_reference,
+    "native": batch_norm_act_native,
+    "triton": batch_norm_act_triton,
+}

@@ -13,6 +13,7 @@ from gnvideo.ops.arguments import check_arguments
 from gnvideo.ops.group_norm.native import group_norm_act_native
 from gnvideo.ops.group_norm.reference import group_norm_act_reference
 from gnvideo.ops.implementation import choose_implementation
+from gnvideo.ops.triton_norm import find_obstacle, group_norm_act_triton
 
 __all__ = ["group_norm_act"]
 
@@ -37,7 +38,7 @@ def group_norm_act(
         x         (N, C, *), float16 / bfloat16 / float32 / float64; any strides
         weight    (C,), x's dtype or float32
         bias      (C,), x's dtype or float32
-        residual  x's shape and dtype
+        residual  x's shape, any floating point dtype
         output    (N, C, *) in x's dtype; channels_last and channels_last_3d are kept
 
     Statistics are float32 for half precision and x's dtype otherwise. `torch.autocast` changes
@@ -67,12 +68,13 @@ def group_norm_act(
             f"choose a divisor of {num_channels}"
         )
     chosen = choose_implementation(
-        "group_norm_act", implementation, x.device.type, lambda: _NO_KERNELS
+        "group_norm_act",
+        implementation,
+        x.device.type,
+        lambda: find_obstacle(x, weight, bias, residual),
     )
+    if chosen == "triton":
+        return group_norm_act_triton(x, num_groups, weight, bias, eps, residual, activation)
     if chosen == "reference":
         return group_norm_act_reference(x, num_groups, weight, bias, eps, residual, activation)
     return group_norm_act_native(x, num_groups, weight, bias, eps, residual, activation)
-
-
-# SEAM: find_obstacle of gnvideo.ops.triton_norm, and its group_norm_act_triton, go here.
-_NO_KERNELS = "there are none yet"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from gnvideo.ops.activation import Activation, activate_
+from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
 
 def group_norm_act_native(
@@ -28,6 +29,20 @@ def group_norm_act_native(
     float32 weight and bias beside a half precision x stay float32 on a CPU; elsewhere torch's
     kernels take one dtype, so they are rounded to x's.
     """
+    if activation is not None and residual is None and is_recording():
+        return recompute_in_backward(_run, x, num_groups, weight, bias, eps, None, activation)
+    return _run(x, num_groups, weight, bias, eps, residual, activation)
+
+
+def _run(
+    x: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    residual: torch.Tensor | None,
+    activation: Activation,
+) -> torch.Tensor:
     y = _normalize(x, num_groups, weight, bias, eps)
     if residual is not None:
         y += residual
