@@ -192,7 +192,7 @@ def compute_exact(inputs: NormInputs, family: Family) -> Exact:
         dy = dy.masked_fill(z.detach().abs() < _UNDECIDED, 0)
     gradients = torch.autograd.grad(y, leaves, dy.double())
     names = ("y", "dx", "dweight", "dbias", "dresidual")
-    values = dict(zip(names, (y.detach(), *gradients), strict=False))
+    values: dict[str, torch.Tensor] = dict(zip(names, (y.detach(), *gradients), strict=False))
     scales = {name: max(value.abs().max().item(), 1e-3) for name, value in values.items()}
     scales["dx"] = max(scales["dx"], _find_largest_direct_gradient(inputs, dy, family))
     return Exact(dy, values, scales)
