@@ -16,7 +16,7 @@ from gnvideo.data.planes import convert_packed_clips
 from gnvideo.data.transforms import normalize_clips
 from gnvideo.data.video_index import VideoIndex, load_video_index
 from gnvideo.errors import ConfigError, ManifestError, ModelError
-from gnvideo.layers import NORMALIZERS, normalizer_factory
+from gnvideo.layers import NORMALIZERS, NormalizerFactory, normalizer_factory
 from gnvideo.models import VideoClassifier, initialize, list_settings, make_model
 from gnvideo.models.activation_memory import ActivationMemory
 from gnvideo.training.checkpoint import (
@@ -192,9 +192,13 @@ def build_model(
     return make_model(
         model.name,
         num_classes,
-        normalizer_factory(normalizer.name, **normalizer.model_dump(exclude={"name"})),
+        _make_factory(normalizer),
         **{key: value for key, value in wanted.items() if key in known},
     )
+
+
+def _make_factory(config: NormalizerConfig) -> NormalizerFactory:
+    return normalizer_factory(config.name, **config.model_dump(exclude={"name"}))
 
 
 def build_initialized_model(config: RunConfig, num_classes: int) -> VideoClassifier:
@@ -202,6 +206,17 @@ def build_initialized_model(config: RunConfig, num_classes: int) -> VideoClassif
     model = build_model(config.model, config.normalizer, config.data, num_classes)
     initialize(model, config.seed, config.model.zero_final_gamma)
     return model
+
+
+def explain_implementation(
+    config: NormalizerConfig, device: torch.device
+) -> tuple[str, str] | None:
+    """Returns whose kernels the normalizers run by, and why; None if there is no choice.
+
+    Raises:
+        NormalizerError: the implementation that was asked for cannot run on the device.
+    """
+    return _make_factory(config).explain_implementation(device)
 
 
 def build_activation_memory(config: RunConfig, model: VideoClassifier) -> ActivationMemory:

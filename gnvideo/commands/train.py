@@ -21,6 +21,7 @@ from gnvideo.build import (
     build_schedule,
     check_normalizer,
     describe_model,
+    explain_implementation,
     load_initial_weights,
 )
 from gnvideo.build.loaders import build_train_loader
@@ -62,6 +63,7 @@ def _run(config: RunConfig, device: torch.device) -> None:
     checkpoint = find_last_checkpoint(config.output)
     data = build_run_data(config.data, None if checkpoint is None else load_weights(checkpoint))
     model = build_initialized_model(config, len(data.classes))
+    implementation = explain_implementation(config.normalizer, device)
     memory = build_activation_memory(config, model)
     initial = load_initial_weights(config, model, data.classes) if checkpoint is None else []
     model.to(device)
@@ -73,6 +75,8 @@ def _run(config: RunConfig, device: torch.device) -> None:
     if data.class_note:
         _announce(data.class_note)
     _announce(_describe_run(config, data, model, settings, device))
+    if implementation is not None:
+        _announce(f"kernels   {implementation[0]}: {implementation[1]}")
     for line in initial:
         _announce(f"weights   {line}")
     monitor = Evaluator(config, data.val, data.classes, config.evaluation.monitor_protocol)
@@ -100,10 +104,19 @@ def _run(config: RunConfig, device: torch.device) -> None:
             settings=settings,
             run_log=run_log,
             checkpoints=CheckpointFolder(config.output, describe_model(config, data.classes)),
+            start_notes=_note_implementation(implementation),
             show_progress=True,
         )
     _evaluate_finally(config, data, model, device, state.step)
     _announce(f"{config.output}: {_describe_result(config)}")
+
+
+def _note_implementation(implementation: tuple[str, str] | None) -> Mapping[str, str]:
+    """Returns what the log's start event says of it."""
+    if implementation is None:
+        return {}
+    chosen, reason = implementation
+    return {"implementation": chosen, "implementation_reason": reason}
 
 
 def _start_folder(config: RunConfig) -> None:

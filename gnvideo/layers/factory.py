@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.catalog import NORMALIZERS, NormalizerSpec
 from gnvideo.layers.settings import NormalizerSettings
 from gnvideo.ops.activation import Activation
+from gnvideo.ops.implementation import explain_choice
+from gnvideo.ops.triton_norm.obstacles import find_device_obstacle
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,24 @@ class NormalizerFactory:
             NormalizerError: The channels or a setting are out of range.
         """
         return self.spec.build(num_channels, self.settings, activation)
+
+    def explain_implementation(self, device: torch.device) -> tuple[str, str] | None:
+        """Returns whose kernels these normalizers run by on a device, and why.
+
+        None if they have no implementations to choose from. A tensor that the kernels cannot take
+        runs by others, with a warning.
+
+        Raises:
+            NormalizerError: The implementation that was asked for cannot run there.
+        """
+        if "implementation" not in self.spec.settings:
+            return None
+        return explain_choice(
+            f"the normalizer {self.spec.name}",
+            self.settings.implementation,
+            device.type,
+            lambda: find_device_obstacle(device),
+        )
 
     def make_conv(
         self,

@@ -26,7 +26,7 @@ def find_obstacle(
         x: (N, C, *), floating point.
         weight: (C,).
         bias: (C,).
-        residual: Of x's shape and dtype.
+        residual: Of x's shape.
     """
     if x.dtype not in _DTYPES:
         return f"the input is {x.dtype}, and the kernels take float16, bfloat16 and float32"
@@ -45,14 +45,17 @@ def find_obstacle(
             f"the input of shape {tuple(x.shape)} has strides {tuple(x.stride())}, "
             f"neither contiguous nor channels_last"
         )
+    if residual is not None and residual.dtype != x.dtype:
+        return f"the residual is {residual.dtype} and the input {x.dtype}"
     if residual is not None and find_layout(residual) != layout:
         return (
             f"the residual has strides {tuple(residual.stride())}, not the input's {layout} layout"
         )
-    return _find_device_obstacle(x.device)
+    return find_device_obstacle(x.device)
 
 
-def _find_device_obstacle(device: torch.device) -> str | None:
+def find_device_obstacle(device: torch.device) -> str | None:
+    """Returns why the kernels cannot run on a device at all, or None if they can."""
     if device not in _device_obstacles:
         _device_obstacles[device] = _examine_device(device)
     return _device_obstacles[device]
@@ -61,7 +64,7 @@ def _find_device_obstacle(device: torch.device) -> str | None:
 _device_obstacles: dict[torch.device, str | None] = {}
 # The answer cannot change while a program runs, so a compiler need not look into it. This is what
 # torch.compiler.assume_constant_result sets; calling that would import the whole compiler.
-vars(_find_device_obstacle)["_dynamo_marked_constant"] = True
+vars(find_device_obstacle)["_dynamo_marked_constant"] = True
 
 
 def _examine_device(device: torch.device) -> str | None:
