@@ -12,6 +12,10 @@ Axes: N clips, C channels, G groups.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from gnvideo.ops.activation import Activation
@@ -204,11 +208,24 @@ def _shape_backward(
     )
 
 
+def _run_on_its_device(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `compute` on the GPU of its first tensor: Triton launches on the current one."""
+
+    @functools.wraps(compute)
+    def run(tensor: torch.Tensor, *rest: Any) -> Any:
+        if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+            with torch.cuda.device(tensor.device):
+                return compute(tensor, *rest)
+        return compute(tensor, *rest)
+
+    return run
+
+
 for _name, _compute, _shape in (
     ("group_norm_act", _compute_group_norm_act, _shape_group_norm_act),
     ("batch_norm_act", _compute_batch_norm_act, _shape_batch_norm_act),
     ("normalize_act", _compute_normalize_act, _shape_normalize_act),
     ("normalize_act_backward", _compute_backward, _shape_backward),
 ):
-    library.impl(_name, _compute, "CompositeExplicitAutograd")
+    library.impl(_name, _run_on_its_device(_compute), "CompositeExplicitAutograd")
     torch.library.register_fake(f"gnvideo::{_name}", _shape, lib=library)
