@@ -54,6 +54,23 @@ def test_work_done_again_is_that_of_the_convolutions(papers_network):
     assert repeated["recompute-block"] == pytest.approx(1 - 0.285, abs=0.005)
 
 
+def test_figures_of_the_page_are_those_counted(papers_network):
+    page = (Path(__file__).parents[2] / "docs" / "activation_memory.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    stated = {(row[0], row[1]): row[2] for row in rows if len(row) == 5}
+
+    def count(network: str, mode: str = "keep") -> str:
+        return f"{papers_network[network, mode].bytes_per_clip / 1e6:.1f}"
+
+    assert stated["torch's modules, BatchNorm", ""] == count("torch batch")
+    assert stated["torch's modules, GroupNorm", ""] == count("torch group")
+    for name in ("batch", "group"):
+        own = f"gnvideo {name}"
+        assert stated["gnvideo, BatchNorm or GroupNorm", "`keep`"] == count(own)
+        for mode in ("recompute-norm", "recompute-pointwise", "recompute-block"):
+            assert stated["", f"`{mode}`"] == count(own, mode)
+
+
 def test_command_prints_the_table_and_saves_the_figures(tmp_path: Path, capsys):
     path = tmp_path / "memory.json"
     words = ["--model", "resnet3d_10", "--frames", "4", "8", "--pixels", "32", "--json", str(path)]

@@ -116,6 +116,23 @@ def test_autocast_trains_the_same(network, normalizer, mode):
     assert_equal_to_keep(network, normalizer, mode, "bfloat16")
 
 
+@MODES
+@pytest.mark.parametrize("normalizer", ["batch", "group"])
+def test_tritons_kernels_train_the_same(normalizer, mode):
+    """As `NETWORKS`, but so small that an interpreter of the kernels gets through."""
+    make_normalizer = normalizer_factory(normalizer, num_groups=2, implementation="triton")
+    model = make_model("resnet3d_10", 5, make_normalizer, width=4, stem_pool=True)
+    initialize(model, 3, zero_final_gamma=False)
+    again = copy.deepcopy(model.train())
+    clips = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    kept = train_step(model, clips, "keep")
+    recomputed = train_step(again, clips, mode)
+
+    for actual, expected in zip(recomputed, kept, strict=True):
+        assert torch.equal(actual, expected)
+
+
 def test_the_model_is_as_before_after_the_forward_pass():
     model, clips = make("basic", "group")
     for mode in ACTIVATION_MEMORY:

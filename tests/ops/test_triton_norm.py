@@ -38,7 +38,7 @@ CASES = [
     # Groups of more channels than one program merges at once, and tiles of channels half empty.
     Case(N=2, C=80, G=2, T=2, H=3, W=3),
     Case(N=2, C=12, G=4, T=1, H=1, W=2),
-    Case(N=17, C=3, G=1, T=1, H=2, W=2),
+    Case(N=17, C=2, G=1, T=1, H=1, W=2),
 ]
 
 DTYPES = pytest.mark.parametrize("dtype", list(OUTPUT_TOLERANCE), ids=lambda dtype: str(dtype)[6:])
@@ -63,7 +63,7 @@ def check(operator, case: Case, inputs: Inputs, activation) -> None:
 
 
 @LAYOUTS
-@DTYPES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 @OPERATORS
 def test_values_and_gradients_equal_the_formula_in_float64(operator, case, dtype, layout):
@@ -71,7 +71,7 @@ def test_values_and_gradients_equal_the_formula_in_float64(operator, case, dtype
 
 
 @LAYOUTS
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@DTYPES
 @pytest.mark.parametrize(("activation", "has_residual"), ENDINGS, ids=ENDING_IDS)
 @OPERATORS
 def test_every_ending_equals_the_formula_in_float64(
@@ -216,7 +216,7 @@ def test_what_is_not_finite_spoils_its_group_of_its_clip_alone(value):
 @pytest.mark.parametrize(("activation", "has_residual"), ENDINGS, ids=ENDING_IDS)
 @OPERATORS
 def test_reading_once_gives_the_same_to_the_last_bit(operator, activation, has_residual, layout):
-    case = Case(N=3, C=20, G=2, T=2, H=9, W=5)
+    case = Case(N=2, C=20, G=2, T=1, H=9, W=5)
     inputs = make_inputs(case, torch.bfloat16, layout, has_residual=has_residual)
     expected = run(apply_triton, operator, inputs, case.G, activation)
 

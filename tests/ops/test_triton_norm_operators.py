@@ -29,8 +29,10 @@ def list_arguments(operator, activation, has_residual):
     inputs = make_inputs(CASE, has_residual=has_residual)
     inputs = inputs.map(lambda tensor: tensor.requires_grad_())
     tensors = (inputs.x, inputs.weight, inputs.bias, inputs.residual)
-    num_groups = (CASE.G,) if operator == "group" else ()
-    return (*tensors, *num_groups, EPS, activation)
+    if operator == "group":
+        return (*tensors, CASE.G, EPS, activation)
+    running = (torch.zeros(CASE.C, device=DEVICE), torch.ones(CASE.C, device=DEVICE), 0.1)
+    return (tensors[0], *running, *tensors[1:], EPS, activation)
 
 
 # torch's own check looks at the gradient of tensors that have none.
@@ -109,8 +111,9 @@ def test_autocast_changes_nothing(operator):
         assert torch.equal(actual, expected[name]), name
 
 
-class Offers:
+class Offers(recomputation.Recorder):
     def __init__(self) -> None:
+        super().__init__()
         self.taken: list[tuple[Any, Any, Any]] = []
 
     def take_offer(self, output, function, inputs) -> None:
@@ -153,6 +156,29 @@ def test_running_statistics_move_as_torchs(momentum):
 
     for actual, expected in zip(ours, torchs, strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+def test_running_statistics_stay_where_a_forward_pass_is_run_again():
+    inputs = make_inputs(CASE)
+    mean, var = torch.zeros(CASE.C, device=DEVICE), torch.ones(CASE.C, device=DEVICE)
+
+    with recomputation.running_again():
+        batch_norm_act(inputs.x, mean, var, training=True, implementation="triton")
+
+    assert not mean.any()
+    assert torch.equal(var, torch.ones_like(var))
+
+
+def test_autograd_is_told_that_running_statistics_move():
+    inputs = make_inputs(CASE)
+    mean, var = torch.zeros(CASE.C, device=DEVICE), torch.ones(CASE.C, device=DEVICE)
+    x = inputs.x.clone().requires_grad_()
+    y = batch_norm_act(x, mean, var, training=False, implementation="triton")
+
+    batch_norm_act(inputs.x, mean, var, training=True, implementation="triton")
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward(inputs.dy)
 
 
 @ALL_ENDINGS

@@ -10,6 +10,7 @@ import torch
 from gnvideo.ops.activation import Activation, activate_
 from gnvideo.ops.group_norm.reference import group_norm_act_reference, keep_layout
 from gnvideo.ops.moments import compute_batch_moments
+from gnvideo.ops.recomputation import is_running_again
 
 
 def batch_norm_act_reference(
@@ -37,7 +38,7 @@ def batch_norm_act_reference(
             f"batch normalization needs more than one value per channel in training, "
             f"got an input of shape {tuple(x.shape)}"
         )
-    if running_mean is not None and running_var is not None:
+    if running_mean is not None and running_var is not None and not is_running_again():
         mean_C, var_C = compute_batch_moments(x)
         unbiased_var_C = var_C * (num_elements / (num_elements - 1))
         running_mean.lerp_(mean_C.to(running_mean.dtype), momentum)

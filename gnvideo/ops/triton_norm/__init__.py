@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from gnvideo.ops.activation import Activation
-from gnvideo.ops.recomputation import offer_recomputation
+from gnvideo.ops.recomputation import is_running_again, offer_recomputation
 from gnvideo.ops.triton_norm.derivatives import operators
 from gnvideo.ops.triton_norm.obstacles import find_obstacle
 from gnvideo.ops.triton_norm.sets import Variant
@@ -55,9 +55,8 @@ def batch_norm_act_triton(
 ) -> torch.Tensor:
     """Returns `gnvideo.ops.batch_norm.batch_norm_act` computed by Triton's kernels.
 
-    Launches in training are those of group normalization and two small ones of torch that move the
-    running statistics; in evaluation there is one forward. Where `find_obstacle` finds one, this
-    fails.
+    Launches in training are those of group normalization; they move the running statistics, too. In
+    evaluation there is one forward. Where `find_obstacle` finds one, this fails.
     """
     if training:
         num_elements = x.numel() // x.shape[1]
@@ -66,15 +65,12 @@ def batch_norm_act_triton(
                 f"batch normalization needs more than one value per channel in training, "
                 f"got an input of shape {tuple(x.shape)}"
             )
-        y, mean, var = operators.batch_norm_act(x, weight, bias, residual, eps, activation, variant)
-        if running_mean is not None and running_var is not None:
-            with torch.no_grad():
-                unbiased_var = var * (num_elements / (num_elements - 1))
-                torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage] (one launch for both)
-                    [running_mean, running_var],
-                    [mean.to(running_mean.dtype), unbiased_var.to(running_var.dtype)],
-                    momentum,
-                )
+        # They are moved once a batch.
+        is_moved = running_mean is not None and running_var is not None and not is_running_again()
+        running = (running_mean, running_var) if is_moved else (None, None)
+        y, mean, var = operators.batch_norm_act(
+            x, *running, momentum, weight, bias, residual, eps, activation, variant
+        )
     else:
         assert running_mean is not None
         assert running_var is not None

@@ -5,7 +5,8 @@ Axes: N clips, C channels, G groups.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,8 +16,20 @@ from gnvideo.ops.triton_norm.layout import find_layout
 from gnvideo.ops.triton_norm.operators import library
 from gnvideo.ops.triton_norm.sets import Variant, Wanted
 
-_Statistics = tuple[torch.Tensor, torch.Tensor]
 operators = torch.ops.gnvideo
+
+
+class _Call(NamedTuple):
+    """One call of an operator: how to run it, and what its gradients depend on.
+
+    `statistics` are those that are given, and constants for the gradients.
+    """
+
+    run: Callable[[], Any] | None
+    eps: float
+    activation: Activation
+    variant: Variant
+    statistics: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class _NormAct(torch.autograd.Function):
@@ -33,25 +46,16 @@ class _NormAct(torch.autograd.Function):
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
         residual: torch.Tensor | None,
-        statistics: _Statistics | None,
-        num_groups: int | None,
-        eps: float,
-        activation: Activation,
-        variant: Variant,
+        call: _Call,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        y, mean, var = _run_below_autograd(
-            x, weight, bias, residual, statistics, num_groups, eps, activation, variant
-        )
+        y, mean, var = _run_below_autograd(call)
         saved = None
-        if residual is not None and activation is not None:
-            saved = y if activation == "relu" else residual
+        if residual is not None and call.activation is not None:
+            saved = y if call.activation == "relu" else residual
         ctx.save_for_backward(x, mean, var, weight, bias, saved)
-        ctx.eps = eps
-        ctx.activation = activation
-        ctx.variant = variant
-        ctx.are_constants = statistics is not None
+        ctx.call = call._replace(run=None)
         ctx.set_materialize_grads(False)
-        if statistics is not None:
+        if call.statistics is not None:
             return y
         ctx.mark_non_differentiable(mean, var)
         return y, mean, var
@@ -60,16 +64,16 @@ class _NormAct(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         dy = grad_outputs[0]
         x, mean, var, weight, bias, saved = ctx.saved_tensors
-        rest = (ctx.eps, ctx.activation, ctx.are_constants)
+        call: _Call = ctx.call
+        rest = (call.eps, call.activation, call.statistics is not None)
         wanted = Wanted(*ctx.needs_input_grad[:4])
-        nothing = (None,) * 5
-        if wanted.residual and ctx.activation is None:
+        if wanted.residual and call.activation is None:
             dresidual = dy
             wanted = wanted._replace(residual=False)
         else:
             dresidual = None
         if not any(wanted):
-            return (None, None, None, dresidual, *nothing)
+            return (None, None, None, dresidual, None)
         inputs = (x, mean, var, weight, bias, saved)
         # Autograd records the backward pass only for those who differentiate it.
         if torch.is_grad_enabled():
@@ -78,7 +82,7 @@ class _NormAct(torch.autograd.Function):
             if find_layout(dy) != find_layout(x):
                 dy = torch.empty_like(x).copy_(dy)
             computed = operators.normalize_act_backward(
-                dy, *inputs, *rest, list(wanted), ctx.variant
+                dy, *inputs, *rest, list(wanted), call.variant
             )
             gradients = [
                 gradient if is_wanted else None
@@ -86,28 +90,16 @@ class _NormAct(torch.autograd.Function):
             ]
         if dresidual is None:
             dresidual = gradients[3]
-        return (*gradients[:3], dresidual, *nothing)
+        return (*gradients[:3], dresidual, None)
 
 
-def _run_below_autograd(
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    statistics: _Statistics | None,
-    num_groups: int | None,
-    eps: float,
-    activation: Activation,
-    variant: Variant,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns y and the statistics; those of all clips where there is no num_groups."""
-    inputs = (weight, bias, residual)
+def _run_below_autograd(call: _Call) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns y and the statistics."""
+    assert call.run is not None
     with torch._C._AutoDispatchBelowAutograd():  # pyright: ignore[reportPrivateUsage] (as torch.library)
-        if statistics is not None:
-            return operators.normalize_act(x, *statistics, *inputs, eps, activation), *statistics
-        if num_groups is None:
-            return operators.batch_norm_act(x, *inputs, eps, activation, variant)
-        return operators.group_norm_act(x, *inputs, num_groups, eps, activation, variant)
+        if call.statistics is not None:
+            return call.run(), *call.statistics
+        return call.run()
 
 
 def _run_and_record(
@@ -115,22 +107,17 @@ def _run_and_record(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
-    statistics: _Statistics | None,
-    num_groups: int | None,
-    eps: float,
-    activation: Activation,
-    variant: Variant,
+    call: _Call,
 ) -> Any:
-    arguments = (x, weight, bias, residual, statistics, num_groups, eps, activation, variant)
     if torch.is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        return _NormAct.apply(*arguments)
-    y, mean, var = _run_below_autograd(*arguments)
-    return (y, mean, var) if statistics is None else y
+        return _NormAct.apply(x, weight, bias, residual, call)
+    y, mean, var = _run_below_autograd(call)
+    return (y, mean, var) if call.statistics is None else y
 
 
 def _record_group_norm_act(
@@ -143,11 +130,19 @@ def _record_group_norm_act(
     activation: Activation,
     variant: Variant = "two-read",
 ) -> Any:
-    return _run_and_record(x, weight, bias, residual, None, num_groups, eps, activation, variant)
+    inputs = (weight, bias, residual)
+
+    def run() -> Any:
+        return operators.group_norm_act(x, *inputs, num_groups, eps, activation, variant)
+
+    return _run_and_record(x, *inputs, _Call(run, eps, activation, variant))
 
 
 def _record_batch_norm_act(
     x: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
@@ -155,7 +150,15 @@ def _record_batch_norm_act(
     activation: Activation,
     variant: Variant = "two-read",
 ) -> Any:
-    return _run_and_record(x, weight, bias, residual, None, None, eps, activation, variant)
+    inputs = (weight, bias, residual)
+    running = (running_mean, running_var)
+
+    def run() -> Any:
+        return operators.batch_norm_act(x, *running, momentum, *inputs, eps, activation, variant)
+
+    # Below autograd nobody tells it that the kernels write into these.
+    torch.autograd.graph.increment_version([t for t in running if t is not None])
+    return _run_and_record(x, *inputs, _Call(run, eps, activation, variant))
 
 
 def _record_normalize_act(
@@ -168,9 +171,13 @@ def _record_normalize_act(
     eps: float,
     activation: Activation,
 ) -> Any:
-    return _run_and_record(
-        x, weight, bias, residual, (mean, var), None, eps, activation, "two-read"
-    )
+    inputs = (weight, bias, residual)
+
+    def run() -> Any:
+        return operators.normalize_act(x, mean, var, *inputs, eps, activation)
+
+    call = _Call(run, eps, activation, "two-read", statistics=(mean, var))
+    return _run_and_record(x, *inputs, call)
 
 
 library.impl("group_norm_act", _record_group_norm_act, "Autograd")

@@ -78,11 +78,22 @@ def write_moments_of_unit(
 
 
 @triton.jit
+def move_towards(pointers, values, momentum, inside):
+    """Weighs what is stored with 1 - momentum and the values with momentum."""
+    old = tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
+    new = (1.0 - momentum) * old + momentum * values
+    tl.store(pointers, new.to(pointers.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def merge_moments_of_unit(
     partial_ptr,
     mean_ptr,
     var_ptr,
+    running_mean_ptr,
+    running_var_ptr,
     unit,
+    momentum,
     num_merge_tiles,
     num_entries,
     num_splits,
@@ -98,7 +109,8 @@ def merge_moments_of_unit(
     """Writes mean and variance of GROUPS groups of one set, from all its entries.
 
     Two passes over the entries' means: their mean, as a deviation from the first of them, then the
-    variance within the entries plus that between them.
+    variance within the entries plus that between them. Running statistics, if there are any, move
+    towards the mean and the unbiased variance.
     """
     wide_set = tl.cast(unit // num_merge_tiles, tl.int64)
     groups = (unit % num_merge_tiles) * GROUPS + tl.arange(0, GROUPS)
@@ -137,6 +149,10 @@ def merge_moments_of_unit(
 
     tl.store(mean_ptr + wide_set * G + groups, mean, mask=groups < G)
     tl.store(var_ptr + wide_set * G + groups, var, mask=groups < G)
+    if running_mean_ptr is not None:
+        unbiased_var = var * (num_elements / (num_elements - 1.0))
+        move_towards(running_mean_ptr + groups, mean, momentum, groups < G)
+        move_towards(running_var_ptr + groups, unbiased_var, momentum, groups < G)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import torch
 from gnvideo.ops.activation import Activation
 from gnvideo.ops.triton_norm import two_read_kernels
 from gnvideo.ops.triton_norm.division import OPTIONS, Division, divide
-from gnvideo.ops.triton_norm.sets import Sets, Wanted
+from gnvideo.ops.triton_norm.sets import Running, Sets, Wanted
 
 # Triton annotates a constant by the type that it has inside of a kernel.
 _kernels: Any = two_read_kernels
@@ -22,7 +22,9 @@ SUMS_REGISTERS = 128
 PARAMETER_BLOCK = {"PARAMETER_SETS": 16, "PARAMETER_CHANNELS": 128}
 
 
-def compute_statistics(x: torch.Tensor, sets: Sets) -> tuple[torch.Tensor, torch.Tensor]:
+def compute_statistics(
+    x: torch.Tensor, sets: Sets, running: Running
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns mean and biased variance, float32: (N, G), or (C,) where all clips are one set."""
     division = divide(x, sets)
     plan = division.plan
@@ -35,6 +37,7 @@ def compute_statistics(x: torch.Tensor, sets: Sets) -> tuple[torch.Tensor, torch
         partial,
         mean,
         var,
+        *running,
         *division.merge_sizes,
         plan.num_splits,
         plan.rows_per_split,

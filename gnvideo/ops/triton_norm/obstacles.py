@@ -26,7 +26,7 @@ def find_obstacle(
         x: (N, C, *), floating point.
         weight: (C,).
         bias: (C,).
-        residual: Of x's shape and dtype.
+        residual: Of x's shape.
     """
     if x.dtype not in _DTYPES:
         return f"the input is {x.dtype}, and the kernels take float16, bfloat16 and float32"
@@ -45,6 +45,8 @@ def find_obstacle(
             f"the input of shape {tuple(x.shape)} has strides {tuple(x.stride())}, "
             f"neither contiguous nor channels_last"
         )
+    if residual is not None and residual.dtype != x.dtype:
+        return f"the residual is {residual.dtype} and the input {x.dtype}"
     if residual is not None and find_layout(residual) != layout:
         return (
             f"the residual has strides {tuple(residual.stride())}, not the input's {layout} layout"

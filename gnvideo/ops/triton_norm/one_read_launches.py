@@ -23,7 +23,7 @@ from gnvideo.ops.triton_norm.launches import (
     find_left,
     find_source,
 )
-from gnvideo.ops.triton_norm.sets import Sets, Wanted
+from gnvideo.ops.triton_norm.sets import Running, Sets, Wanted
 
 _kernels: Any = one_read_kernels
 _PROGRAMS_PER_MULTIPROCESSOR = 2
@@ -39,6 +39,7 @@ def normalize_at_once(
     residual: torch.Tensor | None,
     activation: Activation,
     sets: Sets,
+    running: Running,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns y, mean and biased variance, (N, G) or (C,), in one launch."""
     division = divide(x, sets)
@@ -51,9 +52,12 @@ def normalize_at_once(
         division.allocate_workspace(x),
         mean,
         var,
+        running.mean,
+        running.var,
         weight,
         bias,
         _make_counter(x),
+        running.momentum,
         eps,
         division.statistics_step,
         division.num_groups,

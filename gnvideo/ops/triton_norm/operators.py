@@ -12,10 +12,21 @@ Axes: N clips, C channels, G groups.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from gnvideo.ops.activation import Activation
-from gnvideo.ops.triton_norm.sets import Sets, Variant, Wanted, find_sets
+from gnvideo.ops.triton_norm.sets import (
+    NOT_TRACKED,
+    Running,
+    Sets,
+    Variant,
+    Wanted,
+    find_sets,
+)
 
 library = torch.library.Library("gnvideo", "FRAGMENT")
 _INPUTS = "Tensor? weight, Tensor? bias, Tensor? residual"
@@ -27,7 +38,8 @@ library.define(
     tags=torch.Tag.pt2_compliant_tag,
 )
 library.define(
-    f"batch_norm_act(Tensor x, {_INPUTS}, {_REST}, {_VARIANT}) -> (Tensor, Tensor, Tensor)",
+    "batch_norm_act(Tensor x, Tensor(a!)? running_mean, Tensor(b!)? running_var, float momentum, "
+    f"{_INPUTS}, {_REST}, {_VARIANT}) -> (Tensor, Tensor, Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 library.define(
@@ -53,11 +65,15 @@ def _compute_group_norm_act(
     variant: Variant = "two-read",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     sets = Sets(num_groups, joins_clips=False)
-    return _compute_forward(x, weight, bias, residual, sets, eps, activation, variant)
+    inputs = (x, weight, bias, residual)
+    return _compute_forward(*inputs, sets, NOT_TRACKED, eps, activation, variant)
 
 
 def _compute_batch_norm_act(
     x: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
@@ -66,7 +82,9 @@ def _compute_batch_norm_act(
     variant: Variant = "two-read",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     sets = Sets(x.shape[1], joins_clips=True)
-    return _compute_forward(x, weight, bias, residual, sets, eps, activation, variant)
+    running = Running(running_mean, running_var, momentum)
+    inputs = (x, weight, bias, residual)
+    return _compute_forward(*inputs, sets, running, eps, activation, variant)
 
 
 def _compute_forward(
@@ -75,6 +93,7 @@ def _compute_forward(
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
     sets: Sets,
+    running: Running,
     eps: float,
     activation: Activation,
     variant: Variant,
@@ -82,10 +101,10 @@ def _compute_forward(
     if variant == "one-read":
         from gnvideo.ops.triton_norm.one_read_launches import normalize_at_once
 
-        return normalize_at_once(x, weight, bias, eps, residual, activation, sets)
+        return normalize_at_once(x, weight, bias, eps, residual, activation, sets, running)
     from gnvideo.ops.triton_norm.launches import compute_statistics, normalize
 
-    mean, var = compute_statistics(x, sets)
+    mean, var = compute_statistics(x, sets, running)
     y = normalize(x, mean, var, weight, bias, eps, residual, activation, sets)
     return y, mean, var
 
@@ -150,6 +169,9 @@ def _shape_group_norm_act(
 
 def _shape_batch_norm_act(
     x: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    momentum: float,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
@@ -186,11 +208,24 @@ def _shape_backward(
     )
 
 
+def _run_on_its_device(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `compute` on the GPU of its first tensor: Triton launches on the current one."""
+
+    @functools.wraps(compute)
+    def run(tensor: torch.Tensor, *rest: Any) -> Any:
+        if tensor.is_cuda and tensor.device.index != torch.cuda.current_device():
+            with torch.cuda.device(tensor.device):
+                return compute(tensor, *rest)
+        return compute(tensor, *rest)
+
+    return run
+
+
 for _name, _compute, _shape in (
     ("group_norm_act", _compute_group_norm_act, _shape_group_norm_act),
     ("batch_norm_act", _compute_batch_norm_act, _shape_batch_norm_act),
     ("normalize_act", _compute_normalize_act, _shape_normalize_act),
     ("normalize_act_backward", _compute_backward, _shape_backward),
 ):
-    library.impl(_name, _compute, "CompositeExplicitAutograd")
+    library.impl(_name, _run_on_its_device(_compute), "CompositeExplicitAutograd")
     torch.library.register_fake(f"gnvideo::{_name}", _shape, lib=library)

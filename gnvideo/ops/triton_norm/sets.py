@@ -22,6 +22,23 @@ class Sets(NamedTuple):
     joins_clips: bool
 
 
+class Running(NamedTuple):
+    """Running statistics (C,) that a batch's move; None are not tracked.
+
+    Attributes:
+        mean: Moves towards the batch's mean.
+        var: Moves towards its unbiased variance.
+        momentum: Weight of the batch.
+    """
+
+    mean: torch.Tensor | None
+    var: torch.Tensor | None
+    momentum: float
+
+
+NOT_TRACKED = Running(None, None, 0.0)
+
+
 class Wanted(NamedTuple):
     """Which gradients are wanted."""
 
