@@ -170,6 +170,11 @@ WRONG_INPUTS = {
         'compare {comparison} grid.normalizers=[{{"name":"batch","num_groups":8}}]',
         "the normalizer batch does not take num_groups; it takes eps, momentum",
     ),
+    "comparison of a normalizer that cannot be run twice": (
+        "compare {comparison} grid.normalizers=[group,batch_channel]"
+        " base.training.activation_memory=recompute-block",
+        "batch_channel normalizes by earlier batches",
+    ),
     "comparison from weights that are not there": (
         "compare {comparison} grid.normalizers=[group]"
         ' grid.initial_weights={{"group":"absent.pth"}}',

@@ -219,19 +219,24 @@ def explain_implementation(
     return _make_factory(config).explain_implementation(device)
 
 
-def build_activation_memory(config: RunConfig, model: VideoClassifier) -> ActivationMemory:
-    """Returns what decides how much of a forward pass in training is kept.
-
-    Raises:
-        ConfigError: the normalizer does not allow the configured way.
-    """
+def check_activation_memory(config: RunConfig) -> None:
+    """Raises ConfigError if the normalizer does not allow the configured way of keeping less."""
     mode, name = config.training.activation_memory, config.normalizer.name
     if mode == "recompute-block" and NORMALIZERS[name].reads_past_batches:
         raise ConfigError(
             f"training.activation_memory is {mode}, and {name} normalizes by earlier batches: its"
             " forward pass cannot be run again; choose keep, recompute-norm or recompute-pointwise"
         )
-    return ActivationMemory(model, mode)
+
+
+def build_activation_memory(config: RunConfig, model: VideoClassifier) -> ActivationMemory:
+    """Returns what decides how much of a forward pass in training is kept.
+
+    Raises:
+        ConfigError: the normalizer does not allow the configured way.
+    """
+    check_activation_memory(config)
+    return ActivationMemory(model, config.training.activation_memory)
 
 
 def load_initial_weights(

@@ -202,7 +202,8 @@ def _make_report(model_name: str, crop_pixels: int, rows: Sequence[KeptMemory]) 
         "torch: nn.BatchNorm3d or nn.GroupNorm, then nn.ReLU(inplace=True). Autocast computes"
         " nn.GroupNorm in float32 and casts there and back.",
         "forward again: multiply-accumulates of the forward pass that the backward pass repeats."
-        " Normalized activations take one pass over an input each, and no multiplications.",
+        " Normalizing is none of them: each activation is normalized again, once for the gradient"
+        " of the convolution behind it and, by torch's kernels, once for its own.",
     )
     return BenchReport("memory", _METHOD, tuple(tables), notes, {"rows": [asdict(r) for r in rows]})
 

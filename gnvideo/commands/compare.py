@@ -13,6 +13,7 @@ from gnvideo.build import (
     build_initialized_model,
     build_model,
     build_run_data,
+    check_activation_memory,
     check_normalizer,
     load_initial_weights,
 )
@@ -52,6 +53,7 @@ def run_compare(path: Path, overrides: Sequence[str]) -> None:
     data = build_run_data(runs[0].config.data)
     networks = {(run.config.normalizer, run.config.data): run.config for run in runs}
     for network in networks.values():
+        check_activation_memory(network)
         if network.training.initial_weights is not None:
             model = build_initialized_model(network, len(data.classes))
             load_initial_weights(network, model, data.classes)

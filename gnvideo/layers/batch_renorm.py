@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
-from torch.nn import functional
 
 from gnvideo.errors import NormalizerError
 from gnvideo.layers.batch_norm import BatchNorm3d
-from gnvideo.layers.normalizer import finish
+from gnvideo.layers.normalizer import get_final_activation
 from gnvideo.ops.activation import Activation
+from gnvideo.ops.batch_norm import batch_norm_act
 from gnvideo.ops.moments import compute_batch_moments
 
 Number = TypeVar("Number", int, float)
@@ -87,8 +87,18 @@ class BatchRenorm3d(BatchNorm3d):
         # A weight and a bias that hold r and d: the gradients are those of the formula.
         weight = self.weight * scale_C
         bias = self.weight * shift_C + self.bias
-        y = functional.batch_norm(input, None, None, weight, bias, True, 0.0, self.eps)
-        return finish(y, self.activation, residual)
+        return batch_norm_act(
+            input,
+            None,
+            None,
+            weight,
+            bias,
+            training=True,
+            eps=self.eps,
+            residual=residual,
+            activation=get_final_activation(self.activation, residual),
+            implementation=self.implementation,
+        )
 
     @torch.no_grad()
     def _take_batch(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from gnvideo.layers.channel_affine import ChannelAffine3d
 from gnvideo.layers.normalizer import finish
 from gnvideo.ops.activation import Activation
 from gnvideo.ops.moments import compute_moments
+from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 from gnvideo.ops.scale_shift import scale_and_shift
 
 
@@ -70,12 +71,17 @@ class FilterResponseNorm3d(ChannelAffine3d):
         y = scale_and_shift(x, rrms_NC * self.weight, self.bias[None])
         if self.tau is None or residual is not None:
             return finish(y, None, residual)
-        # torch types apply as Any | None.
-        return _Threshold.apply(y, self.tau)  # pyright: ignore[reportReturnType]
+        if is_recording():
+            return recompute_in_backward(_threshold, y, self.tau)
+        return _threshold(y, self.tau)
 
     def extra_repr(self) -> str:
         """Returns the channels and eps for the module's text."""
         return f"{self.num_channels}, eps={self.eps}, threshold={self.tau is not None}"
+
+
+def _threshold(y: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    return _Threshold.apply(y, tau)  # pyright: ignore[reportReturnType] (torch types apply as Any | None)
 
 
 class _Threshold(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gnvideo.errors import NormalizerError
-from gnvideo.layers.frames import join_frames, split_frames
+from gnvideo.layers.frames import normalize_frames
 from gnvideo.layers.groups import check_count, find_num_groups
 from gnvideo.layers.normalizer import Normalizer3d, get_final_activation
 from gnvideo.ops.activation import Activation
@@ -107,16 +107,23 @@ class GroupNorm3d(Normalizer3d):
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
         if self.per_frame:
-            frames = None if residual is None else split_frames(residual)
-            return join_frames(self._normalize(split_frames(x), frames), x)
-        return self._normalize(x, residual)
+            return normalize_frames(
+                self._normalize, x, residual, self.weight, self.bias, self.activation
+            )
+        return self._normalize(x, residual, self.weight, self.bias)
 
-    def _normalize(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    def _normalize(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
         return group_norm_act(
             x,
             self.num_groups,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             self.eps,
             residual,
             get_final_activation(self.activation, residual),

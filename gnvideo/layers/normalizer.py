@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import (
 
 from gnvideo.errors import NormalizerError
 from gnvideo.ops.activation import Activation, activate_
+from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
 
 class Normalizer3d(nn.Module):
@@ -76,7 +77,16 @@ def finish(
     """Returns what follows the normalized y, in y's own memory: give a tensor nobody else needs."""
     if residual is not None:
         y += residual
+    elif activation is not None and is_recording():
+        # y is made again, too, where the operator that made it says how.
+        return recompute_in_backward(_activate_copy, y, activation)
     return activate_(y, get_final_activation(activation, residual))
+
+
+def _activate_copy(y: torch.Tensor, activation: Activation) -> torch.Tensor:
+    # Copied first: torch.relu would give a map of one position other strides, and then another
+    # kernel might convolve it and round in another way.
+    return activate_(y.clone(), activation)
 
 
 _NORMALIZER_TYPES = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, Normalizer3d)

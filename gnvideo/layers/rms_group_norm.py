@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from gnvideo.layers.channel_affine import ChannelAffine3d
-from gnvideo.layers.frames import join_frames, split_frames
+from gnvideo.layers.frames import normalize_frames
 from gnvideo.layers.groups import find_num_groups
 from gnvideo.layers.normalizer import finish
 from gnvideo.ops.activation import Activation
@@ -64,15 +64,24 @@ class RmsGroupNorm3d(ChannelAffine3d):
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
         if self.per_frame:
-            frames = None if residual is None else split_frames(residual)
-            return join_frames(self._normalize(split_frames(x), frames), x)
-        return self._normalize(x, residual)
+            return normalize_frames(
+                self._normalize, x, residual, self.weight, self.bias, self.activation
+            )
+        return self._normalize(x, residual, self.weight, self.bias)
 
-    def _normalize(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    def _normalize(
+        self,
+        x: torch.Tensor,
+        residual: torch.Tensor | None,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+    ) -> torch.Tensor:
+        assert weight is not None
+        assert bias is not None
         x, mean_NC, var_NC = compute_moments(x)
         square_NG = (var_NC + mean_NC.square()).unflatten(1, (self.num_groups, -1)).mean(2)
         rrms_NC = spread_groups((square_NG + self.eps).rsqrt(), self.num_channels)
-        y = scale_and_shift(x, rrms_NC * self.weight, self.bias[None])
+        y = scale_and_shift(x, rrms_NC * weight, bias[None])
         return finish(y, self.activation, residual)
 
     def extra_repr(self) -> str:

@@ -5,6 +5,8 @@ Axes: N clips, C channels, T frames, H height, W width; S sub-batches.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch.nn import functional
 
@@ -12,6 +14,7 @@ from gnvideo.layers.batch_norm import BatchNorm3d
 from gnvideo.layers.groups import check_count
 from gnvideo.layers.normalizer import finish
 from gnvideo.ops.activation import Activation
+from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
 
 class SubBatchNorm3d(BatchNorm3d):
@@ -64,12 +67,21 @@ class SubBatchNorm3d(BatchNorm3d):
         # With momentum 1 the operator leaves there the sub-batch's mean and unbiased variance.
         mean_SC = self.weight.new_zeros(len(sub_batches), self.num_features)
         var_SC = torch.ones_like(mean_SC)
-        outputs = [
-            functional.batch_norm(part, mean_C, var_C, self.weight, self.bias, True, 1.0, self.eps)
-            for part, mean_C, var_C in zip(sub_batches, mean_SC, var_SC, strict=True)
-        ]
+        normalize = functools.partial(
+            _normalize_parts,
+            mean_SC=mean_SC,
+            var_SC=var_SC,
+            sub_batch_clips=self.sub_batch_clips,
+            eps=self.eps,
+            activation=self.activation if residual is None else None,
+        )
+        if is_recording():
+            # By themselves the parts would be kept, of which none is what was offered.
+            y = recompute_in_backward(normalize, input, self.weight, self.bias)
+        else:
+            y = normalize(input, self.weight, self.bias)
         self._count_sub_batches(sub_batches, mean_SC, var_SC)
-        return finish(torch.cat(outputs), self.activation, residual)
+        return y if residual is None else finish(y, None, residual)
 
     @torch.no_grad()
     def _count_sub_batches(
@@ -87,3 +99,22 @@ class SubBatchNorm3d(BatchNorm3d):
     def extra_repr(self) -> str:
         """Returns BatchNorm3d's text and the clips of a sub-batch."""
         return f"{super().extra_repr()}, sub_batch_clips={self.sub_batch_clips}"
+
+
+def _normalize_parts(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    *,
+    mean_SC: torch.Tensor,
+    var_SC: torch.Tensor,
+    sub_batch_clips: int,
+    eps: float,
+    activation: Activation,
+) -> torch.Tensor:
+    """Returns x normalized and activated; writes each part's mean and unbiased variance (S, C)."""
+    outputs = [
+        functional.batch_norm(part, mean_C, var_C, weight, bias, True, 1.0, eps)
+        for part, mean_C, var_C in zip(x.split(sub_batch_clips), mean_SC, var_SC, strict=True)
+    ]
+    return finish(torch.cat(outputs), activation)

@@ -75,7 +75,12 @@ class ActivationMemory:
                 stack.callback(conv.register_forward_hook(_offer_conv).remove)
             for block in self._blocks:
                 block.forward = functools.partial(
-                    checkpoint, block.forward, use_reentrant=False, context_fn=_make_contexts
+                    checkpoint,
+                    block.forward,
+                    use_reentrant=False,
+                    context_fn=_make_contexts,
+                    # Blocks draw no random numbers.
+                    preserve_rng_state=False,
                 )
                 stack.callback(delattr, block, "forward")
             stack.enter_context(recording(None if self._mode == "keep" else recorder))

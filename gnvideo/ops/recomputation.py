@@ -56,8 +56,8 @@ class Recorder:
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor | _Recipe:
         """Returns what is kept of a tensor: its recipe if it was offered, or else itself."""
-        recipe = self._find_recipe(tensor)
-        packed = tensor if recipe is None else recipe
+        # Detached: an operator that keeps its own output would keep itself alive by it.
+        packed = self._find_recipe(tensor) or tensor.detach()
         if self._observe is not None:
             for kept in _list_tensors(packed):
                 self._observe(kept)
@@ -179,7 +179,9 @@ class _RecomputedFunction(torch.autograd.Function):
         ctx.others = [None if has else value for value, has in zip(inputs, is_tensor, strict=True)]
         ctx.is_tensor = is_tensor
         ctx.function = function
-        output = function(*inputs)
+        # What is offered within is nobody's: only the output leaves.
+        with recording(None):
+            output = function(*inputs)
         ctx.make_autocast = _capture_autocast(output.device.type)
         return output
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from gnvideo.ops.recomputation import offer_recomputation
+
 _POSITIONS = (2, 3, 4)
 
 
@@ -23,7 +25,9 @@ def scale_and_shift(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -
         x             (N, C, T, H, W), any floating point dtype; any strides
         scale, shift  (N, C), or (1, C) for all clips; x's dtype or a wider one
     """
-    return _ScaleAndShift.apply(x, scale, shift)  # pyright: ignore[reportReturnType] (torch types apply as Any | None)
+    y: Any = _ScaleAndShift.apply(x, scale, shift)
+    offer_recomputation(y, scale_and_shift, x, scale, shift)
+    return y
 
 
 def gate_scale_and_shift(
@@ -36,7 +40,9 @@ def gate_scale_and_shift(
     Shape:
         slope  (C,), x's dtype or a wider one
     """
-    return _GateScaleAndShift.apply(x, slope, scale, shift)  # pyright: ignore[reportReturnType] (torch types apply as Any | None)
+    y: Any = _GateScaleAndShift.apply(x, slope, scale, shift)
+    offer_recomputation(y, gate_scale_and_shift, x, slope, scale, shift)
+    return y
 
 
 class _ScaleAndShift(torch.autograd.Function):

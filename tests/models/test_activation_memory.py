@@ -31,13 +31,15 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], int, int]] = {
 }
 
 
-def make(network: str, normalizer: str) -> tuple[VideoClassifier, torch.Tensor]:
+def make(
+    network: str, normalizer: str, **normalizer_settings: Any
+) -> tuple[VideoClassifier, torch.Tensor]:
     """The network in training, every scale off its start, and two clips."""
     name, settings, num_frames, pixels = NETWORKS[network]
     model = make_model(
         name,
         5,
-        normalizer_factory(normalizer, num_groups=4),
+        normalizer_factory(normalizer, num_groups=4, **normalizer_settings),
         num_frames=num_frames,
         train_crop_pixels=pixels,
         **settings,
@@ -67,8 +69,10 @@ def train_step(
     return [*losses, *gradients, *model.buffers()]
 
 
-def assert_equal_to_keep(network: str, normalizer: str, mode: str, precision: str) -> None:
-    model, clips = make(network, normalizer)
+def assert_equal_to_keep(
+    network: str, normalizer: str, mode: str, precision: str, **normalizer_settings: Any
+) -> None:
+    model, clips = make(network, normalizer, **normalizer_settings)
     again = copy.deepcopy(model)
 
     kept = train_step(model, clips, "keep", precision)
@@ -98,6 +102,21 @@ def test_every_normalizer_trains_the_same(normalizer, mode):
             assert_equal_to_keep("basic", normalizer, mode, "float32")
     else:
         assert_equal_to_keep("basic", normalizer, mode, "float32")
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("normalizer", "settings"),
+    [
+        ("group", {"per_frame": True}),
+        ("rms_group", {"per_frame": True}),
+        ("group", {"implementation": "reference"}),
+        ("batch", {"implementation": "reference"}),
+        ("sub_batch", {"sub_batch_clips": 1}),
+    ],
+)
+def test_settings_train_the_same(normalizer, settings, mode):
+    assert_equal_to_keep("i3d", normalizer, mode, "float32", **settings)
 
 
 @pytest.fixture

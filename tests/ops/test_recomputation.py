@@ -112,7 +112,7 @@ def test_an_address_that_is_used_again_does_not_bring_back_an_old_offer(recorded
         assert not recorder._offers
         # Most likely where y was.
         other = torch.full((64,), -1.0)
-        assert recorder.pack(other) is other
+        assert isinstance(recorder.pack(other), torch.Tensor)
 
 
 def test_changing_in_place_what_a_recipe_needs_is_an_error(recorded):
@@ -147,6 +147,39 @@ def test_nothing_outlives_the_graph(recorded, ending):
         assert [reference() for reference in watched] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("function", [torch.exp, torch.relu_])
+def test_an_operator_that_keeps_its_output_does_not_outlive_it(recorded, function):
+    del recorded
+    y = function(torch.randn(5, 4, requires_grad=True) * 2)
+    watched = weakref.ref(y)
+    gc.disable()
+    try:
+        del y
+        assert watched() is None
+    finally:
+        gc.enable()
+
+
+def test_what_is_offered_within_a_recomputed_function_is_not_taken(recorded):
+    """Only the output leaves, and it is made of the function's inputs."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        inner = recompute_in_backward(scale, x, 2.5)
+        return recompute_in_backward(scale, inner, 0.5)
+
+    x = torch.randn(5, 4, requires_grad=True)
+    weight = torch.randn(4, 3, requires_grad=True)
+
+    loss = (recompute_in_backward(run, x) @ weight).sum()
+    kept = set(recorded.storages)
+    gradients = torch.autograd.grad(loss, (x, weight))
+
+    assert kept == {id(tensor.untyped_storage()) for tensor in (x, weight)}
+    plain = torch.autograd.grad((scale(scale(x, 2.5), 0.5) @ weight).sum(), (x, weight))
+    for actual, expected in zip(gradients, plain, strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_what_runs_again_is_told_so(recorded):
