@@ -62,6 +62,8 @@ bench: $(STAMP) $(SAMPLE)/annotations/test.csv
 	$(BIN)/python launch.py bench loader $(PREPARED) data.num_frames=8 data.crop_pixels=32 \
 		"data.short_side_range_pixels=[36,44]" data.test_short_side_pixels=40 \
 		--json $(WORK)/bench/loader.json
+	$(BIN)/python launch.py bench norm --device cpu --json $(WORK)/bench/norm.json \
+		--plot $(WORK)/bench/norm.svg
 
 # uv itself is in no lock: it only makes and installs one.
 lock:

@@ -41,9 +41,30 @@ def add_bench_command(commands: Commands) -> None:
     )
     memory.add_argument("--pixels", type=int, default=224, help="default: %(default)s")
 
+    norm = benchmarks.add_parser("norm", help="normalization, sum and ReLU, by each library")
+    norm.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:<n>")
+    norm.add_argument(
+        "--contestants", nargs="+", metavar="NAME", help="beside ours; default: nearly all"
+    )
+    norm.add_argument(
+        "--layers", nargs="+", metavar="WORD", help="those with a word in their names; default: all"
+    )
+    norm.add_argument("--frames", type=int, nargs="+", help="on a GPU, of a clip; default: 32 64")
+    norm.add_argument("--clips", type=int, nargs="+", help="on a GPU; default: 1 2 4 8 16")
+    norm.add_argument(
+        "--config",
+        type=Path,
+        metavar="COMPARISON.yaml",
+        help="on a CPU, whose network and batches; default: that of make quickstart",
+    )
+    norm.add_argument("--sweep", action="store_true", help="on a CPU: many sizes, one layer each")
+    norm.add_argument("--threads", type=int, default=1, help="of the CPU; default: %(default)s")
+    norm.add_argument("--rounds", type=int, default=15, help="default: %(default)s")
+    norm.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw a roofline here")
+
     for benchmark in (decode, loader):
         benchmark.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
-    for benchmark in (decode, loader, memory):
+    for benchmark in (decode, loader, memory, norm):
         benchmark.add_argument(
             "--json", type=Path, metavar="FILE", help="save here, and as Markdown beside it"
         )
@@ -61,6 +82,24 @@ def run_bench(options: argparse.Namespace) -> None:
             num_clips=options.clips,
             num_rounds=options.rounds,
             json_path=options.json,
+        )
+    elif options.benchmark == "norm":
+        from gnvideo.commands.bench_norm import NormChoices, run_bench_norm
+
+        run_bench_norm(
+            NormChoices(
+                frames=options.frames,
+                clips=options.clips,
+                config=options.config,
+                sweep=options.sweep,
+                layers=options.layers,
+                contestants=options.contestants,
+            ),
+            device=options.device,
+            num_threads=options.threads,
+            num_rounds=options.rounds,
+            json_path=options.json,
+            plot_path=options.plot,
         )
     elif options.benchmark == "memory":
         from gnvideo.commands.bench_memory import run_bench_memory
