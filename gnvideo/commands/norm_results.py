@@ -97,6 +97,15 @@ class TableOutcome:
         """Returns the bytes that all layers move in both passes, by the two-read form."""
         return sum(row.layer.count * self.count_layer_bytes(row.layer) for row in self.rows)
 
+    def count_floor_bytes(self) -> float:
+        """Returns the bytes that two reads of all layers need at least, with a mask of bits."""
+        saved = sum(
+            row.layer.count * self.table.num_clips * row.layer.num_elements
+            for row in self.rows
+            if row.layer.kind == "add"
+        )
+        return self.count_bytes() - saved * (self.itemsize_bytes - 2 / 8)
+
     def count_layer_bytes(self, layer: NormLayer) -> int:
         """Returns the bytes that one layer moves in both passes, by the two-read form."""
         elements = self.table.num_clips * layer.num_elements

@@ -239,7 +239,7 @@ def test_bytes_are_those_of_the_two_read_form():
 
 
 def test_targets_on_a_gpu_are_judged_by_given_numbers():
-    floor = make_outcome(4).count_bytes() / 1e12
+    floor = 4 * 16384 * (16 + 3 * 20.25) / 1e12
     ours = floor / 4 / 0.9
     fast = make_outcome(
         4,
