@@ -16,31 +16,30 @@ positions that are packed in a row of R * C elements, Q = P / R rows.
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import Any, Literal
+import math
+from typing import Any
 
 import torch
 
 # With this mean / deviation, E[x^2] - E[x]^2 is wrong by 16 roundings, and its root by 8.
 _LARGEST_RATIO = 4.0
 
-# Channels of a group up to which the kernel for this layout is slow.
+# The kernel for this layout is slow backward where groups have so few channels and clips so many
+# positions.
 _WIDEST_SLOW_GROUP = 2
-
-# Few channels are cheap to turn, and few elements cost more in calls than turning them saves.
-_MOST_CHANNELS_TO_TURN = 16
-_LEAST_ELEMENTS_TO_TURN = 8192
-
-# Below so many positions torch's kernel goes backward in another way, which is fast.
 _LEAST_SLOW_POSITIONS = 2048
 
-# The formula is many calls, which have to be few beside their work.
+# So few channels are turned faster than the formula is computed.
+_MOST_CHANNELS_TO_TURN = 8
+
+# Fewer elements are not worth the calls.
+_LEAST_ELEMENTS_TO_TURN = 16384
 _LEAST_ELEMENTS_FOR_FORMULA = 65536
 
 # Rows of so many elements keep torch's inner loops long where there are few channels.
 _ROW_LENGTH = 256
 
-_Backward = Literal["turned", "direct", "formula"]
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def normalize_channels_last(
@@ -60,36 +59,40 @@ def normalize_channels_last(
         eps: Added to the variance.
     """
     if torch.compiler.is_compiling():
-        return _normalize_turned(x, num_groups, weight, bias, eps)[0]
-    num_channels, num_elements = x.shape[1], x.numel()
-    num_positions = num_elements // max(x.shape[0] * num_channels, 1)
-    is_slow = num_channels <= num_groups * _WIDEST_SLOW_GROUP
+        y, _, _ = _run_kernel(x.contiguous(), num_groups, weight, bias, eps)
+        return y.contiguous(memory_format=_find_format(x))
     # What stands for a tensor of values, as while a model is exported, has none to look at. In half
-    # precision the mean and the deviation may be rounded too coarsely to be used.
-    if type(x) is not torch.Tensor or x.dtype in (torch.float16, torch.bfloat16):
-        return _GroupNorm.apply(x, num_groups, weight, bias, eps, True, "turned")[0]
+    # precision mean and deviation come rounded.
+    if type(x) is not torch.Tensor or x.dtype in _HALF:
+        return _normalize_turned(x, num_groups, weight, bias, eps)
+    shape, num_elements = x.shape, x.numel()
+    num_clips, num_channels = shape[0], shape[1]
+    num_positions = num_elements // (num_clips * num_channels) if num_elements else 0
+    is_slow_backward = (
+        num_positions >= _LEAST_SLOW_POSITIONS and num_channels <= num_groups * _WIDEST_SLOW_GROUP
+    )
     if (
-        is_slow
+        is_slow_backward
         and num_channels <= _MOST_CHANNELS_TO_TURN
         and num_elements >= _LEAST_ELEMENTS_TO_TURN
     ):
-        backward = "turned" if num_positions >= _LEAST_SLOW_POSITIONS else "direct"
-        return _GroupNorm.apply(x, num_groups, weight, bias, eps, True, backward)[0]
+        return _normalize_turned(x, num_groups, weight, bias, eps)
     if (
-        is_slow
-        and num_positions >= _LEAST_SLOW_POSITIONS
+        is_slow_backward
         and num_elements >= _LEAST_ELEMENTS_FOR_FORMULA
         and weight is not None
         and bias is not None
         and x.ndim == 5
         and x.is_contiguous(memory_format=torch.channels_last_3d)
     ):
-        y, mean_NG, rstd_NG = _GroupNorm.apply(x, num_groups, weight, bias, eps, False, "formula")
+        y, mean_NG, rstd_NG = _FormulaBackward.apply(x, num_groups, weight, bias, eps)
     else:
-        y, mean_NG, rstd_NG = _run_kernel(x, num_groups, weight, bias, eps)
+        y, mean_NG, rstd_NG = torch.native_group_norm(
+            x, weight, bias, num_clips, num_channels, num_positions, num_groups, eps
+        )
     if _is_exact(mean_NG, rstd_NG):
         return y
-    return _GroupNorm.apply(x, num_groups, weight, bias, eps, True, "direct")[0]
+    return _normalize_turned(x, num_groups, weight, bias, eps)
 
 
 def _run_kernel(
@@ -101,7 +104,7 @@ def _run_kernel(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns torch's y, mean (N, G) and 1 / deviation (N, G)."""
     num_clips, num_channels = x.shape[:2]
-    num_positions = x.numel() // max(num_clips * num_channels, 1)
+    num_positions = math.prod(x.shape[2:])
     return torch.native_group_norm(
         x, weight, bias, num_clips, num_channels, num_positions, num_groups, eps
     )
@@ -110,13 +113,12 @@ def _run_kernel(
 def _is_exact(mean_NG: torch.Tensor, rstd_NG: torch.Tensor) -> bool:
     """Returns whether mean / deviation is small everywhere. It is not where there are NaNs."""
     # Up to some number, Python is faster than torch's calls.
-    if mean_NG.numel() <= 16:
-        pairs = zip(
-            chain.from_iterable(mean_NG.tolist()),
-            chain.from_iterable(rstd_NG.tolist()),
-            strict=True,
-        )
-        return all([-_LARGEST_RATIO <= mean * rstd <= _LARGEST_RATIO for mean, rstd in pairs])
+    if mean_NG.numel() <= 32:
+        for means, rstds in zip(mean_NG.tolist(), rstd_NG.tolist(), strict=True):
+            for mean, rstd in zip(means, rstds, strict=True):
+                if not -_LARGEST_RATIO <= mean * rstd <= _LARGEST_RATIO:
+                    return False
+        return True
     ratio_NG = mean_NG.detach() * rstd_NG.detach()
     return ratio_NG.mul_(ratio_NG).max().item() <= _LARGEST_RATIO**2
 
@@ -127,81 +129,75 @@ def _normalize_turned(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns what `_run_kernel` returns."""
-    y, mean_NG, rstd_NG = _run_kernel(x.contiguous(), num_groups, weight, bias, eps)
-    return _turn_back(y, x), mean_NG, rstd_NG
+) -> torch.Tensor:
+    # torch types apply as Any | None.
+    turned_x: torch.Tensor = _Turn.apply(x)  # pyright: ignore[reportAssignmentType]
+    y, _, _ = _run_kernel(turned_x, num_groups, weight, bias, eps)
+    return y.contiguous(memory_format=_find_format(x))
 
 
-def _turn_back(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Returns contiguous values in the layout of x."""
+def _find_format(x: torch.Tensor) -> torch.memory_format:
+    """Returns x's layout; strides that fit none count as contiguous."""
     if x.stride(1) == 1 and x.ndim == 5:
-        return values.contiguous(memory_format=torch.channels_last_3d)
+        return torch.channels_last_3d
     if x.stride(1) == 1 and x.ndim == 4:
-        return values.contiguous(memory_format=torch.channels_last)
-    return values
+        return torch.channels_last
+    return torch.contiguous_format
 
 
-class _GroupNorm(torch.autograd.Function):
-    """A way forward and a way backward. Returns y, mean (N, G) and 1 / deviation (N, G)."""
+class _Turn(torch.autograd.Function):
+    """Contiguous x, whose gradient is turned back, as the convolution before it wants it.
+
+    The turned copy is what the kernel keeps, in place of x, which then nothing needs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.format = _find_format(x)
+        return x.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
+        return grad_outputs[0].contiguous(memory_format=ctx.format)
+
+
+class _FormulaBackward(torch.autograd.Function):
+    """The direct way forward, the formula backward: y, mean (N, G) and 1 / deviation (N, G)."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
         num_groups: int,
-        weight: torch.Tensor | None,
-        bias: torch.Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
         eps: float,
-        is_turned: bool,
-        backward: _Backward,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        run = _normalize_turned if is_turned else _run_kernel
-        y, mean_NG, rstd_NG = run(x, num_groups, weight, bias, eps)
+        y, mean_NG, rstd_NG = _run_kernel(x, num_groups, weight, bias, eps)
         ctx.save_for_backward(x, weight, bias, mean_NG, rstd_NG)
-        ctx.num_groups = num_groups
-        ctx.eps = eps
-        ctx.backward_way = backward
+        ctx.num_groups, ctx.eps = num_groups, eps
         ctx.mark_non_differentiable(mean_NG, rstd_NG)
         return y, mean_NG, rstd_NG
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         dy = grad_outputs[0]
-        x, weight, bias, mean_NG, rstd_NG = ctx.saved_tensors
-        if dy is None:
-            return (None,) * 7
         if torch.is_grad_enabled():
-            # The gradient is to be differentiated itself, and torch's can be.
-            y = torch.group_norm(x.contiguous(), ctx.num_groups, weight, bias, ctx.eps)
-            is_needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:4])
-            needed = [t for t, needs in zip((x, weight, bias), is_needed, strict=True) if needs]
-            gradients = iter(torch.autograd.grad(y, needed, dy, create_graph=True))
-            dx, dweight, dbias = (next(gradients) if needs else None for needs in is_needed)
-        elif ctx.backward_way == "formula":
-            dx, dweight, dbias = _compute_gradients(x, weight, mean_NG, rstd_NG, dy)
-        else:
-            is_turned = ctx.backward_way == "turned"
-            if is_turned:
-                turned_x, dy = x.contiguous(), dy.contiguous()
-            else:
-                turned_x = x
-            num_clips, num_channels = x.shape[:2]
-            dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
-                dy,
-                turned_x,
-                mean_NG,
-                rstd_NG,
-                weight,
-                num_clips,
-                num_channels,
-                x.numel() // max(num_clips * num_channels, 1),
-                ctx.num_groups,
-                (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:4]),
-            )
-            if is_turned and dx is not None:
-                dx = _turn_back(dx, x)
-        return dx, None, dweight, dbias, None, None, None
+            return _differentiate(ctx, dy)
+        x, weight, _, mean_NG, rstd_NG = ctx.saved_tensors
+        dx, dweight, dbias = _compute_gradients(x, weight, mean_NG, rstd_NG, dy)
+        return dx, None, dweight, dbias, None
+
+
+def _differentiate(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """Returns the gradients of x, G, weight, bias and eps by torch, so that they have their own."""
+    x, weight, bias, _, _ = ctx.saved_tensors
+    y = torch.group_norm(x.contiguous(), ctx.num_groups, weight, bias, ctx.eps)
+    is_needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[2:4])
+    needed = [t for t, needs in zip((x, weight, bias), is_needed, strict=True) if needs]
+    gradients = iter(torch.autograd.grad(y, needed, dy, create_graph=True))
+    dx, dweight, dbias = (next(gradients) if needs else None for needs in is_needed)
+    return dx, None, dweight, dbias, None
 
 
 def _compute_gradients(
