@@ -61,11 +61,6 @@ def batch_norm_act_triton(
     """
     if training:
         num_elements = x.numel() // x.shape[1]
-        if num_elements == 1:
-            raise ValueError(
-                f"batch normalization needs more than one value per channel in training, "
-                f"got an input of shape {tuple(x.shape)}"
-            )
         y, mean, var = operators.batch_norm_act(x, weight, bias, residual, eps, activation, variant)
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
