@@ -60,8 +60,10 @@ class BatchNorm3d(nn.BatchNorm3d):
         momentum = self.momentum
         if is_tracked:
             assert self.num_batches_tracked is not None
-            # A forward pass that is run again is the same batch.
-            self.num_batches_tracked += not is_running_again()
+            # A forward pass that is run again is the same batch. In place, since assigning a buffer
+            # costs more than adding to it.
+            if not is_running_again():
+                self.num_batches_tracked.add_(1)
             if momentum is None:
                 momentum = 1 / self.num_batches_tracked.item()
         uses_running = is_tracked or not self.training

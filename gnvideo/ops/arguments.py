@@ -17,12 +17,18 @@ def check_arguments(
     """Returns nothing.
 
     Raises:
-        NormalizerError: x is no floating point (N, C, *), or weight, bias or residual does not fit.
+        NormalizerError: x is no floating point (N, C, *) or is empty, or weight, bias or residual
+            does not fit.
     """
     if x.ndim < 2 or not x.is_floating_point():
         raise NormalizerError(
             f"{operator} needs a floating point tensor (N, C, *), "
             f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if x.numel() == 0:
+        raise NormalizerError(
+            f"{operator} has nothing to normalize: the input of shape {tuple(x.shape)} is empty; "
+            f"leave it out"
         )
     num_channels = x.shape[1]
     for name, parameter in (("weight", weight), ("bias", bias)):

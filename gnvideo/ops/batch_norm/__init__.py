@@ -68,6 +68,11 @@ def batch_norm_act(
     Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv:1502.03167.
     """
     check_arguments("batch_norm_act", x, weight, bias, residual)
+    if training and x.numel() == x.shape[1]:
+        raise ValueError(
+            f"batch normalization needs more than one value per channel in training, "
+            f"got an input of shape {tuple(x.shape)}"
+        )
     chosen = choose_implementation(
         "batch_norm_act",
         implementation,

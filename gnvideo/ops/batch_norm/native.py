@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch.nn import functional
 
 from gnvideo.ops.activation import Activation, activate_
 from gnvideo.ops.recomputation import is_recording, is_running_again, recompute_in_backward
@@ -24,18 +23,20 @@ def batch_norm_act_native(
     activation: Activation,
 ) -> torch.Tensor:
     """Returns `gnvideo.ops.batch_norm.batch_norm_act` computed by torch's kernels."""
-    run = functools.partial(
-        _run,
-        running_mean=running_mean,
-        running_var=running_var,
-        training=training,
-        momentum=momentum,
-        eps=eps,
-        activation=activation,
-    )
     if activation is not None and residual is None and is_recording():
+        run = functools.partial(
+            _run,
+            running_mean=running_mean,
+            running_var=running_var,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+            activation=activation,
+        )
         return recompute_in_backward(run, x, weight, bias, None)
-    return run(x, weight, bias, residual)
+    return _run(
+        x, weight, bias, residual, running_mean, running_var, training, momentum, eps, activation
+    )
 
 
 def _run(
@@ -43,7 +44,6 @@ def _run(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
-    *,
     running_mean: torch.Tensor | None,
     running_var: torch.Tensor | None,
     training: bool,
@@ -54,7 +54,18 @@ def _run(
     if training and running_mean is not None and running_var is not None and is_running_again():
         # They are moved once a batch. With none, autograd would not keep what it kept before.
         running_mean, running_var = running_mean.clone(), running_var.clone()
-    y = functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    # Not torch.nn.functional.batch_norm, which checks the shape another time.
+    y = torch.batch_norm(
+        x,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        training,
+        momentum,
+        eps,
+        torch.backends.cudnn.enabled,
+    )
     if residual is not None:
         y += residual
     return activate_(y, activation)

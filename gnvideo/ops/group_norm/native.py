@@ -1,8 +1,8 @@
 """Group normalization by torch's own kernels, without three things that would spoil a comparison.
 
 1. `torch.autocast` lifts group_norm to float32 on CUDA and leaves batch_norm in bfloat16. Not here.
-2. torch's CPU kernel for channels_last computes the variance as E[x^2] - E[x]^2 in float32: at
-   mean / deviation = 1000 nothing is left of it. Each group is shifted to mean 0 beforehand.
+2. torch's CPU kernel for channels_last computes the variance as E[x^2] - E[x]^2: see
+   `channels_last.py`.
 3. `torch.nn.functional.group_norm` refuses one value per group for a single clip and accepts it for
    two, so one clip's result would depend on the batch. `torch.group_norm` does not ask.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from gnvideo.ops.activation import Activation, activate_
+from gnvideo.ops.group_norm.channels_last import normalize_channels_last
 from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
 
@@ -56,23 +57,9 @@ def _normalize(
     bias: torch.Tensor | None,
     eps: float,
 ) -> torch.Tensor:
-    if x.device.type == "cpu" and not x.is_contiguous():
-        dtype = x.dtype
-        # In half precision the shift would be rounded as coarsely as the result.
-        x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-        x = x - _compute_group_means(x.detach(), num_groups)
-        return _group_norm_without_autocast(x, num_groups, weight, bias, eps).to(dtype)
-    return _group_norm_without_autocast(x, num_groups, weight, bias, eps)
-
-
-def _group_norm_without_autocast(
-    x: torch.Tensor,
-    num_groups: int,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    eps: float,
-) -> torch.Tensor:
     weight, bias = _match_parameters(x, weight, bias)
+    if x.is_cpu and not x.is_contiguous():
+        return normalize_channels_last(x, num_groups, weight, bias, eps)
     device_type = x.device.type
     # Devices such as meta have no autocast, and asking for its state fails there.
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
@@ -85,6 +72,8 @@ def _match_parameters(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Returns weight and bias in the one dtype that torch's kernels accept beside x."""
+    if weight is not None and bias is not None and weight.dtype == x.dtype == bias.dtype:
+        return weight, bias
     is_half_on_cpu = x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16)
     dtypes = {parameter.dtype for parameter in (weight, bias) if parameter is not None}
     if is_half_on_cpu and dtypes == {torch.float32}:
@@ -93,13 +82,3 @@ def _match_parameters(
         None if weight is None else weight.to(x.dtype),
         None if bias is None else bias.to(x.dtype),
     )
-
-
-def _compute_group_means(x: torch.Tensor, num_groups: int) -> torch.Tensor:
-    """Returns the mean of each channel's group as (N, C, 1, ...)."""
-    num_clips, num_channels = x.shape[:2]
-    positions = tuple(range(2, x.ndim))
-    mean_NC = x.mean(positions) if positions else x
-    mean_NG = mean_NC.reshape(num_clips, num_groups, -1).mean(2)
-    mean_NC = mean_NG.repeat_interleave(num_channels // num_groups, dim=1)
-    return mean_NC.reshape(num_clips, num_channels, *(1 for _ in positions))

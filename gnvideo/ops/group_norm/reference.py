@@ -121,7 +121,7 @@ def keep_layout(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Returns `values` in the shape, dtype and memory format of x."""
     values = values.reshape(x.shape).to(x.dtype)
     if x.is_contiguous():
-        return values
+        return values.contiguous()
     for ndim, memory_format in ((4, torch.channels_last), (5, torch.channels_last_3d)):
         if x.ndim == ndim and x.is_contiguous(memory_format=memory_format):
             return values.contiguous(memory_format=memory_format)

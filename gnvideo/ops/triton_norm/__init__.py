@@ -59,12 +59,6 @@ def batch_norm_act_triton(
     evaluation there is one forward. Where `find_obstacle` finds one, this fails.
     """
     if training:
-        num_elements = x.numel() // x.shape[1]
-        if num_elements == 1:
-            raise ValueError(
-                f"batch normalization needs more than one value per channel in training, "
-                f"got an input of shape {tuple(x.shape)}"
-            )
         # They are moved once a batch.
         is_moved = running_mean is not None and running_var is not None and not is_running_again()
         running = (running_mean, running_var) if is_moved else (None, None)
