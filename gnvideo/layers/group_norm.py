@@ -13,7 +13,8 @@ from gnvideo.layers.frames import normalize_frames
 from gnvideo.layers.groups import check_count, find_num_groups
 from gnvideo.layers.normalizer import Normalizer3d, get_final_activation
 from gnvideo.ops.activation import Activation
-from gnvideo.ops.group_norm import group_norm_act
+from gnvideo.ops.arguments import check_arguments
+from gnvideo.ops.group_norm import group_norm_act, run_group_norm_act
 
 
 class GroupNorm3d(Normalizer3d):
@@ -110,7 +111,19 @@ class GroupNorm3d(Normalizer3d):
             return normalize_frames(
                 self._normalize, x, residual, self.weight, self.bias, self.activation
             )
-        return self._normalize(x, residual, self.weight, self.bias)
+        # Not group_norm_act with all its checks, which small clips would feel.
+        if x.numel() == 0 or (residual is not None and residual.shape != x.shape):
+            check_arguments(type(self).__name__, x, None, None, residual)
+        return run_group_norm_act(
+            x,
+            self.num_groups,
+            self.weight,
+            self.bias,
+            self.eps,
+            residual,
+            self.activation if residual is None else "relu",
+            self.implementation,
+        )
 
     def _normalize(
         self,

@@ -15,7 +15,7 @@ from gnvideo.ops.group_norm.reference import group_norm_act_reference
 from gnvideo.ops.implementation import choose_implementation
 from gnvideo.ops.triton_norm import find_obstacle, group_norm_act_triton
 
-__all__ = ["group_norm_act"]
+__all__ = ["group_norm_act", "run_group_norm_act"]
 
 
 def group_norm_act(
@@ -67,6 +67,27 @@ def group_norm_act(
             f"num_groups {num_groups} does not divide {num_channels} channels; "
             f"choose a divisor of {num_channels}"
         )
+    return run_group_norm_act(
+        x, num_groups, weight, bias, eps, residual, activation, implementation
+    )
+
+
+def run_group_norm_act(
+    x: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    residual: torch.Tensor | None,
+    activation: Activation,
+    implementation: str,
+) -> torch.Tensor:
+    """Returns `group_norm_act` of arguments that are known to fit each other.
+
+    For small tensors on a CPU the checks would be a tenth of the work.
+    """
+    if implementation == "auto" and x.is_cpu:
+        return group_norm_act_native(x, num_groups, weight, bias, eps, residual, activation)
     chosen = choose_implementation(
         "group_norm_act",
         implementation,

@@ -2,7 +2,7 @@
 
 1. `torch.autocast` lifts group_norm to float32 on CUDA and leaves batch_norm in bfloat16. Not here.
 2. torch's CPU kernel for channels_last computes the variance as E[x^2] - E[x]^2: see
-   `channels_last.py`.
+   `on_cpu.py`.
 3. `torch.nn.functional.group_norm` refuses one value per group for a single clip and accepts it for
    two, so one clip's result would depend on the batch. `torch.group_norm` does not ask.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from gnvideo.ops.activation import Activation, activate_
-from gnvideo.ops.group_norm.channels_last import normalize_channels_last
+from gnvideo.ops.group_norm.on_cpu import normalize_on_cpu
 from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
 
@@ -44,22 +44,24 @@ def _run(
     residual: torch.Tensor | None,
     activation: Activation,
 ) -> torch.Tensor:
-    y = _normalize(x, num_groups, weight, bias, eps)
+    if weight is None or bias is None or not weight.dtype == bias.dtype == x.dtype:
+        weight, bias = _match_parameters(x, weight, bias)
+    if x.is_cpu:
+        y = normalize_on_cpu(x, num_groups, weight, bias, eps)
+    else:
+        y = _normalize_elsewhere(x, num_groups, weight, bias, eps)
     if residual is not None:
         y += residual
     return activate_(y, activation)
 
 
-def _normalize(
+def _normalize_elsewhere(
     x: torch.Tensor,
     num_groups: int,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
 ) -> torch.Tensor:
-    weight, bias = _match_parameters(x, weight, bias)
-    if x.is_cpu and not x.is_contiguous():
-        return normalize_channels_last(x, num_groups, weight, bias, eps)
     device_type = x.device.type
     # Devices such as meta have no autocast, and asking for its state fails there.
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
@@ -72,8 +74,6 @@ def _match_parameters(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Returns weight and bias in the one dtype that torch's kernels accept beside x."""
-    if weight is not None and bias is not None and weight.dtype == x.dtype == bias.dtype:
-        return weight, bias
     is_half_on_cpu = x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16)
     dtypes = {parameter.dtype for parameter in (weight, bias) if parameter is not None}
     if is_half_on_cpu and dtypes == {torch.float32}:

@@ -1,9 +1,9 @@
-"""Group normalization on a CPU of tensors whose channels lie innermost, fast and exact.
+"""Group normalization on a CPU, fast and exact in either layout.
 
-torch's kernel for this layout has two weaknesses. It takes the variance as E[x^2] - E[x]^2, of
-which nothing is left at mean / deviation = 1000; its kernel for contiguous tensors loses nothing.
-And where a group has one or two channels, it takes several times as long. Forward there are two
-ways, and three backward, each the fastest for some shapes by measurement:
+For contiguous tensors torch's kernel is both. Its kernel for tensors whose channels lie innermost
+has two weaknesses. It takes the variance as E[x^2] - E[x]^2, of which nothing is left at
+mean / deviation = 1000. And where a group has one or two channels, it takes several times as long.
+So there are two ways forward, and three backward, each the fastest for some shapes by measurement:
 
 turned   The kernel for contiguous tensors, on copies that are turned there and back.
 direct   The kernel for this layout. After it went forward, mean / deviation is looked at; where it
@@ -39,10 +39,13 @@ _LEAST_ELEMENTS_FOR_FORMULA = 65536
 # Rows of so many elements keep torch's inner loops long where there are few channels.
 _ROW_LENGTH = 256
 
+# Up to so many clips and groups Python looks at them faster than torch.
+_FEW_GROUPS = 16
+
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def normalize_channels_last(
+def normalize_on_cpu(
     x: torch.Tensor,
     num_groups: int,
     weight: torch.Tensor | None,
@@ -58,6 +61,8 @@ def normalize_channels_last(
         bias: Offset of each channel, likewise.
         eps: Added to the variance.
     """
+    if x.is_contiguous():
+        return _run_kernel(x, num_groups, weight, bias, eps)[0]
     if torch.compiler.is_compiling():
         y, _, _ = _run_kernel(x.contiguous(), num_groups, weight, bias, eps)
         return y.contiguous(memory_format=_find_format(x))
@@ -103,24 +108,24 @@ def _run_kernel(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns torch's y, mean (N, G) and 1 / deviation (N, G)."""
-    num_clips, num_channels = x.shape[:2]
-    num_positions = math.prod(x.shape[2:])
+    num_clips, num_channels, *positions = x.shape
     return torch.native_group_norm(
-        x, weight, bias, num_clips, num_channels, num_positions, num_groups, eps
+        x, weight, bias, num_clips, num_channels, math.prod(positions), num_groups, eps
     )
 
 
 def _is_exact(mean_NG: torch.Tensor, rstd_NG: torch.Tensor) -> bool:
     """Returns whether mean / deviation is small everywhere. It is not where there are NaNs."""
     # Up to some number, Python is faster than torch's calls.
-    if mean_NG.numel() <= 32:
+    if mean_NG.numel() <= _FEW_GROUPS:
         for means, rstds in zip(mean_NG.tolist(), rstd_NG.tolist(), strict=True):
             for mean, rstd in zip(means, rstds, strict=True):
                 if not -_LARGEST_RATIO <= mean * rstd <= _LARGEST_RATIO:
                     return False
         return True
+    # Detached, or autograd would follow.
     ratio_NG = mean_NG.detach() * rstd_NG.detach()
-    return ratio_NG.mul_(ratio_NG).max().item() <= _LARGEST_RATIO**2
+    return ratio_NG.abs_().max().item() <= _LARGEST_RATIO
 
 
 def _normalize_turned(
