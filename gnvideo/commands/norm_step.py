@@ -217,7 +217,8 @@ def measure_errors(step: NormStep, exact: Exact) -> dict[str, float]:
     It sets the step's upstream gradient to that of `exact`, in the dtype of the step's y.
     """
     y = step.run_forward()
-    step.dy = exact.dy.to(y.dtype)
+    # In y's layout, as the convolution behind it would give it.
+    step.dy = torch.empty_like(y).copy_(exact.dy)
     actual = (y.detach(), *step.run_backward(y))
     return {
         name: _compute_largest_error(value, exact.values[name]) / exact.scales[name]
