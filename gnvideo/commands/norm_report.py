@@ -143,11 +143,19 @@ def _describe_table(outcome: TableOutcome) -> dict[str, Any]:
                 "layer": row.layer.name,
                 "count": row.layer.count,
                 "two_read_bytes": outcome.count_layer_bytes(row.layer),
-                "outcomes": {name: asdict(result) for name, result in row.outcomes.items()},
+                "outcomes": {name: _describe(result) for name, result in row.outcomes.items()},
             }
             for row in outcome.rows
         ],
     }
+
+
+def _describe(outcome: Outcome) -> dict[str, Any]:
+    """Returns an outcome with the spread of its rounds in their place."""
+    plain = asdict(outcome)
+    for name in ("forward_seconds", "backward_seconds"):
+        plain[name] = _to_plain(Spread.of(plain[name])) if plain[name] else None
+    return plain
 
 
 def _describe_totals(
