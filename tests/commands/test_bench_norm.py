@@ -333,7 +333,8 @@ def test_the_benchmark_ends_in_tables_values_and_a_picture(
         assert len(table["layers"]) == 5
         for layer in table["layers"]:
             assert set(layer["outcomes"]) == {"ours", "eager"}
-            assert len(layer["outcomes"]["ours"]["backward_seconds"]) == 2
+            median, lowest, highest = layer["outcomes"]["ours"]["backward_seconds"]
+                assert 0 < lowest <= median <= highest
             assert layer["outcomes"]["eager"]["errors"].keys() >= {"y", "dx", "dweight", "dbias"}
     for total in results["totals"]:
         assert total["contestants"]["ours"]["time_over_ours"] == [1, 1, 1]
