@@ -334,7 +334,7 @@ def test_the_benchmark_ends_in_tables_values_and_a_picture(
         for layer in table["layers"]:
             assert set(layer["outcomes"]) == {"ours", "eager"}
             median, lowest, highest = layer["outcomes"]["ours"]["backward_seconds"]
-                assert 0 < lowest <= median <= highest
+            assert 0 < lowest <= median <= highest
             assert layer["outcomes"]["eager"]["errors"].keys() >= {"y", "dx", "dweight", "dbias"}
     for total in results["totals"]:
         assert total["contestants"]["ours"]["time_over_ours"] == [1, 1, 1]
