@@ -14,7 +14,7 @@ from gnvideo.layers.groups import check_count, find_num_groups
 from gnvideo.layers.normalizer import Normalizer3d, get_final_activation
 from gnvideo.ops.activation import Activation
 from gnvideo.ops.arguments import check_arguments
-from gnvideo.ops.group_norm import group_norm_act, run_group_norm_act
+from gnvideo.ops.group_norm import run_group_norm_act
 
 
 class GroupNorm3d(Normalizer3d):
@@ -107,23 +107,14 @@ class GroupNorm3d(Normalizer3d):
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Returns x (N, C, T, H, W) normalized and activated, in its shape, dtype and layout."""
         self.check_input(x)
+        # Not all checks of group_norm_act, which small clips would feel.
+        if x.numel() == 0 or (residual is not None and residual.shape != x.shape):
+            check_arguments(type(self).__name__, x, None, None, residual)
         if self.per_frame:
             return normalize_frames(
                 self._normalize, x, residual, self.weight, self.bias, self.activation
             )
-        # Not group_norm_act with all its checks, which small clips would feel.
-        if x.numel() == 0 or (residual is not None and residual.shape != x.shape):
-            check_arguments(type(self).__name__, x, None, None, residual)
-        return run_group_norm_act(
-            x,
-            self.num_groups,
-            self.weight,
-            self.bias,
-            self.eps,
-            residual,
-            self.activation if residual is None else "relu",
-            self.implementation,
-        )
+        return self._normalize(x, residual, self.weight, self.bias)
 
     def _normalize(
         self,
@@ -132,7 +123,7 @@ class GroupNorm3d(Normalizer3d):
         weight: torch.Tensor | None,
         bias: torch.Tensor | None,
     ) -> torch.Tensor:
-        return group_norm_act(
+        return run_group_norm_act(
             x,
             self.num_groups,
             weight,

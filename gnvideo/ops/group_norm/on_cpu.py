@@ -142,7 +142,7 @@ def _make_contiguous(x: torch.Tensor) -> torch.Tensor:
     """Returns a contiguous copy of x (N, C, *).
 
     torch copies such a turned tensor element by element. Shuffling channels turns blocks of them,
-    3 to 7 times as fast: the P * C values of a clip as P groups of C channels.
+    several times as fast: the P * C values of a clip as P groups of C channels.
     """
     is_dense = x.dtype == torch.float32 and x.is_contiguous(memory_format=_find_format(x))
     if not is_dense or x.is_contiguous() or type(x) is not torch.Tensor:

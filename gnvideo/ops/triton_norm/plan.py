@@ -70,11 +70,6 @@ class Plan:
         """(N, S, 2, C), float32: two sums of each channel in each split, each written once."""
         return (self.num_clips, self.num_splits, 2, self.num_channels)
 
-    @property
-    def workspace_bytes(self) -> int:
-        """Of the float32 workspace."""
-        return 4 * math.prod(self.workspace_shape)
-
 
 @functools.lru_cache(maxsize=1024)
 def make_plan(
