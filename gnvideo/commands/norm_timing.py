@@ -16,6 +16,8 @@ _GIBIBYTE = 2**30
 # A sample on a CPU repeats the step for so long.
 _CPU_SAMPLE_SECONDS = 0.004
 _CPU_COPY_BYTES = 256 * 2**20
+# Below the 32 MiB up to which glibc learns from what is freed.
+_CPU_FREED_BYTES = 31 * 2**20
 # The host is to be done with launching a pass before the GPU has read the buffer so often.
 _MAX_READS = 16
 
@@ -44,6 +46,10 @@ class CpuTimer:
 
     def __init__(self) -> None:
         self._clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        # Where nothing large was ever freed, glibc gives memory back whenever some is freed, and
+        # the system clears it again for the next tensor, page by page. In the training of a
+        # network that ends with the first steps.
+        torch.empty(_CPU_FREED_BYTES, dtype=torch.uint8)
 
     def time_step(self, step: NormStep) -> tuple[float, float]:
         """Returns the mean seconds of as many passes as fill some milliseconds."""

@@ -37,8 +37,8 @@ CASES = [
     Case(N=1, C=6, G=3, T=2, H=3, W=5),
     Case(N=3, C=10, G=1, T=1, H=5, W=3),
     Case(N=2, C=7, G=7, T=4, H=3, W=3),
-    # Sizes at which the native group normalization turns its input.
-    Case(N=2, C=8, G=4, T=8, H=17, W=16),
+    # Sizes at which the native group normalization turns its input, forward and then both ways.
+    Case(N=2, C=16, G=2, T=4, H=8, W=8),
     Case(N=2, C=18, G=9, T=9, H=16, W=15),
     Case(N=1, C=40, G=40, T=8, H=16, W=16),
 ]
@@ -165,6 +165,21 @@ def test_means_between_which_the_native_way_changes_cost_few_digits(case, ratio,
 
     for name in ("y", "dx"):
         assert relative_error(results[name], exact[name]) <= 8 * max(1, ratio) * 2.0**-24, name
+
+
+@LAYOUTS
+@pytest.mark.parametrize(
+    "case", [CASES[4], CASES[5], Case(N=2, C=16, G=2, T=16, H=16, W=16)], ids=str
+)
+def test_gradients_along_the_mean_and_the_input_cost_few_digits(case, layout):
+    # Where all terms have one sign, what sums lose is not hidden by what they cancel.
+    inputs = make_inputs(case, layout=layout, mean=0.9, std=1.0)
+    inputs = replace(inputs, dy=inputs.dy + inputs.x)
+    exact = run(compute_plainly, "group", inputs.map(torch.Tensor.double), case.G, None)
+
+    results = run(make_apply("native"), "group", inputs, case.G, None)
+
+    assert relative_error(results["dx"], exact["dx"]) <= 2 * 8 * 2.0**-24
 
 
 @LAYOUTS
@@ -378,22 +393,23 @@ def test_triton_by_name_on_a_cpu_without_its_interpreter_is_an_error(operator):
 
 
 def test_cases_take_every_native_way(monkeypatch):
-    taken: list[str] = []
-    make_contiguous = on_cpu._make_contiguous
+    turned: list[torch.Tensor] = []
+    turn = on_cpu._turn
 
-    def record(x: torch.Tensor) -> torch.Tensor:
-        taken.append("turned")
-        return make_contiguous(x)
+    def record(x: torch.Tensor, *rest) -> torch.Tensor:
+        turned.append(x)
+        return turn(x, *rest)
 
-    monkeypatch.setattr(on_cpu, "_make_contiguous", record)
+    monkeypatch.setattr(on_cpu, "_turn", record)
 
-    ways: list[bool] = []
+    counts: list[int] = []
     for case in (CASES[0], CASES[4], CASES[5]):
-        taken.clear()
+        turned.clear()
         run(make_apply("native"), "group", make_inputs(case, layout=CHANNELS_LAST), case.G, None)
-        ways.append(bool(taken))
+        counts.append(len(turned))
 
-    assert ways == [False, True, True]
+    # Nothing; x forward; that, and dy and x backward.
+    assert counts == [0, 1, 3]
 
 
 @pytest.mark.parametrize("case", CASES[4:6], ids=str)

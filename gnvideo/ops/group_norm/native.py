@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from gnvideo.ops.activation import Activation, activate_
-from gnvideo.ops.group_norm.on_cpu import normalize_on_cpu
+from gnvideo.ops.group_norm.on_cpu import group_norm_act_on_cpu
 from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
 
@@ -47,9 +47,8 @@ def _run(
     if weight is None or bias is None or not weight.dtype == bias.dtype == x.dtype:
         weight, bias = _match_parameters(x, weight, bias)
     if x.is_cpu:
-        y = normalize_on_cpu(x, num_groups, weight, bias, eps)
-    else:
-        y = _normalize_elsewhere(x, num_groups, weight, bias, eps)
+        return group_norm_act_on_cpu(x, num_groups, weight, bias, eps, residual, activation)
+    y = _normalize_elsewhere(x, num_groups, weight, bias, eps)
     if residual is not None:
         y += residual
     return activate_(y, activation)

@@ -1,101 +1,102 @@
-"""Group normalization on a CPU, exact in either layout.
+"""Group normalization on a CPU by torch's kernels, exact in either layout.
 
 For contiguous tensors torch's kernel is exact, and fast. Its kernel for tensors whose channels lie
 innermost takes the variance as E[x^2] - E[x]^2, of plain float32 sums: nothing is left of it at
-mean / deviation = 1000, and long sums lose digits with any mean. Where groups have one or two
-channels it is several times slower, too. So there are two ways:
+mean / deviation = 1000, and long sums lose digits with any mean. Where groups have few channels it
+is several times slower, too. So there are two ways:
 
-turned   The kernel for contiguous tensors, on a copy that is turned there, and a result that is
-         turned back. A clip's result does not depend on the others.
-direct   The kernel for this layout, for so few positions that turning would cost more. Then
-         mean / deviation is looked at; where it is large anywhere, the turned way is taken instead.
+turned   The kernel for contiguous tensors, on copies that are turned there and back. A clip's
+         result does not depend on the others.
+direct   The kernel for this layout. Forward only for sums so short that they keep their digits;
+         then mean / deviation is looked at, and where it is large anywhere, the turned way is taken
+         instead. Backward with the statistics of the turned way, which are exact.
 
-Axes: N clips, C channels, G groups, D = C / G channels of a group, P positions (T * H * W).
+Axes: N clips, C channels, G groups, D = C / G channels of a group, P positions (T * H * W),
+L = C * P values of a clip.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
-# Positions, and mean / deviation, up to which the direct way keeps the digits of float32.
-_MOST_POSITIONS = 128
-_LARGEST_RATIO = 1.0
+from gnvideo.ops.activation import Activation, activate_
+from gnvideo.ops.group_norm.reference import group_norm_act_reference
 
-# Up to so many clips and groups Python looks at them faster than torch.
+# The direct way is faster where groups have many channels, and forward also where a clip has few
+# rows: a group's values at one position. How many clips there are is not asked, or a clip's bits
+# would depend on it.
+_WIDE_GROUP = 8
+_FEW_ROWS = 2048
+# With so large a mean / deviation it keeps the digits of float32 for so many positions forward, and
+# nearly all of them for so many positions for each channel of a group backward.
+_LARGEST_RATIO = 1.0
+_MOST_POSITIONS = 64
+_MOST_POSITIONS_PER_CHANNEL = 512
+# Groups of all clips that Python looks at faster than torch.
 _FEW_GROUPS = 16
 
+_run_kernel = torch.native_group_norm
+_run_backward_kernel = torch.ops.aten.native_group_norm_backward.default
+_gate = torch.ops.aten.threshold_backward.default
 
-def normalize_on_cpu(
+# N, C, P, G, as torch's kernels want them.
+_Sizes = tuple[int, int, int, int]
+
+
+def group_norm_act_on_cpu(
     x: torch.Tensor,
     num_groups: int,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     eps: float,
+    residual: torch.Tensor | None,
+    activation: Activation,
 ) -> torch.Tensor:
-    """Returns the group normalization of x (N, C, *), in x's layout if its channels are innermost.
+    """Returns `group_norm_act` of x on a CPU, in x's layout if its channels are innermost.
 
-    Args:
-        x: On a CPU, with any strides.
-        num_groups: G; divides C.
-        weight: Scale of each channel, in a dtype that torch's kernel takes beside x.
-        bias: Offset of each channel, likewise.
-        eps: Added to the variance.
+    weight and bias have a dtype that torch's kernel takes beside x.
     """
     if x.is_contiguous():
-        return _run_kernel(x, num_groups, weight, bias, eps)[0]
-    if torch.compiler.is_compiling():
-        y, _, _ = _run_kernel(x.contiguous(), num_groups, weight, bias, eps)
-        return y.contiguous(memory_format=_find_format(x))
-    # What stands for a tensor of values, as while a model is exported, has none to look at. In half
-    # precision mean and deviation come rounded.
+        y = torch.group_norm(x, num_groups, weight, bias, eps)
+        return _finish(y, residual, activation)
+    layout = _find_layout(x)
+    # What stands for a tensor of values, as while a model is exported, has none to look at, and a
+    # compiler sees through what is written plainly.
+    is_seen_through = type(x) is not torch.Tensor or torch.compiler.is_compiling()
+    if layout == torch.contiguous_format or is_seen_through:
+        y = torch.group_norm(x.contiguous(), num_groups, weight, bias, eps)
+        return _finish(y.contiguous(memory_format=layout), residual, activation)
+    shape = x.shape
+    num_clips, num_channels = shape[0], shape[1]
+    num_positions = x.numel() // (num_clips * num_channels)
+    # Written out: it is felt where a normalization takes ten microseconds. In half precision mean
+    # and deviation come rounded, and there is nothing to look at.
     if (
-        x.dtype in (torch.float32, torch.float64)
-        and x.numel() <= _MOST_POSITIONS * x.shape[0] * x.shape[1]
-        and type(x) is torch.Tensor
+        num_positions <= _MOST_POSITIONS
+        and (num_groups * num_positions <= _FEW_ROWS or num_channels >= _WIDE_GROUP * num_groups)
+        and x.dtype in (torch.float32, torch.float64)
     ):
-        y, mean_NG, rstd_NG = _run_kernel(x, num_groups, weight, bias, eps)
+        y, mean_NG, rstd_NG = _run_kernel(
+            x, weight, bias, num_clips, num_channels, num_positions, num_groups, eps
+        )
         if _is_exact(mean_NG, rstd_NG):
-            return y
-    turned: Any = _Turn.apply(x)
-    y, _, _ = _run_kernel(turned, num_groups, weight, bias, eps)
-    memory_format = _find_format(x)
-    if memory_format == torch.contiguous_format:
-        return y
-    return _TurnBack.apply(y, memory_format)  # pyright: ignore[reportReturnType] (torch types apply as Any | None)
+            return _finish(y, residual, activation)
+    x = x.contiguous(memory_format=layout)
+    sizes = num_clips, num_channels, num_positions, num_groups
+    is_gated = activation == "relu"
+    y: Any = _TurnedGroupNormAct.apply(x, weight, bias, residual, sizes, eps, is_gated)
+    return y if is_gated else activate_(y, activation)
 
 
-def _run_kernel(
-    x: torch.Tensor,
-    num_groups: int,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    eps: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns torch's y, mean (N, G) and 1 / deviation (N, G)."""
-    num_clips, num_channels, *positions = x.shape
-    return torch.native_group_norm(
-        x, weight, bias, num_clips, num_channels, math.prod(positions), num_groups, eps
-    )
+def _finish(y: torch.Tensor, residual: torch.Tensor | None, activation: Activation) -> torch.Tensor:
+    if residual is not None:
+        y += residual
+    return activate_(y, activation)
 
 
-def _is_exact(mean_NG: torch.Tensor, rstd_NG: torch.Tensor) -> bool:
-    """Returns whether mean / deviation is small everywhere. It is not where there are NaNs."""
-    # Up to some number, Python is faster than torch's calls.
-    if mean_NG.numel() <= _FEW_GROUPS:
-        for means, rstds in zip(mean_NG.tolist(), rstd_NG.tolist(), strict=True):
-            for mean, rstd in zip(means, rstds, strict=True):
-                if not -_LARGEST_RATIO <= mean * rstd <= _LARGEST_RATIO:
-                    return False
-        return True
-    # Detached, or autograd would follow.
-    ratio_NG = mean_NG.detach() * rstd_NG.detach()
-    return ratio_NG.abs_().max().item() <= _LARGEST_RATIO
-
-
-def _find_format(x: torch.Tensor) -> torch.memory_format:
+def _find_layout(x: torch.Tensor) -> torch.memory_format:
     """Returns x's layout; strides that fit none count as contiguous."""
     if x.stride(1) == 1 and x.ndim == 5:
         return torch.channels_last_3d
@@ -104,56 +105,113 @@ def _find_format(x: torch.Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-class _Turn(torch.autograd.Function):
-    """Contiguous x, whose gradient is turned back, as the convolution before it wants it.
-
-    The turned copy is what the kernel keeps, in place of x, which then nothing needs.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        ctx.format = _find_format(x)
-        return _make_contiguous(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        dx = grad_outputs[0].contiguous()
-        return dx if ctx.format == torch.contiguous_format else _TurnBack.apply(dx, ctx.format)
+def _is_exact(mean_NG: torch.Tensor, rstd_NG: torch.Tensor) -> bool:
+    """Returns whether mean / deviation is small in all groups."""
+    # Where there is a NaN both ways are right.
+    if mean_NG.numel() > _FEW_GROUPS:
+        # Detached, or autograd would follow.
+        ratio_NG = mean_NG.detach() * rstd_NG.detach()
+        return ratio_NG.abs_().max().item() <= _LARGEST_RATIO
+    rstds_NG = rstd_NG.tolist()
+    for clip, means in enumerate(mean_NG.tolist()):
+        rstd = max(rstds_NG[clip])
+        if max(means) * rstd > _LARGEST_RATIO or min(means) * rstd < -_LARGEST_RATIO:
+            return False
+    return True
 
 
-class _TurnBack(torch.autograd.Function):
-    """Contiguous x in the given layout, whose gradient is contiguous again."""
+class _TurnedGroupNormAct(torch.autograd.Function):
+    """All in one function: to autograd it is as much work as one of its operators."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, memory_format: torch.memory_format) -> torch.Tensor:
-        if x.dtype != torch.float32 or type(x) is not torch.Tensor:
-            return x.contiguous(memory_format=memory_format)
-        strides = torch.empty_like(x, device="meta", memory_format=memory_format).stride()
-        rows = torch.native_channel_shuffle(_flatten(x), x.shape[1])
-        # In place: of a view, what follows could not be done in place.
-        return rows.as_strided_(x.shape, strides)
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        sizes: _Sizes,
+        eps: float,
+        is_gated: bool,
+    ) -> torch.Tensor:
+        y_NCP, mean_NG, rstd_NG = _run_kernel(_turn(x, sizes), weight, bias, *sizes, eps)
+        y = _turn_back(y_NCP, sizes, x)
+        if residual is not None:
+            y += residual
+        if is_gated:
+            y.relu_()
+        ctx.save_for_backward(x, weight, bias, mean_NG, rstd_NG, y if is_gated else None)
+        ctx.settings = sizes, eps
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> Any:
-        return _Turn.apply(grad_outputs[0]), None
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (dz,) = grad_outputs
+        x, weight, bias, mean_NG, rstd_NG, y = ctx.saved_tensors
+        sizes, eps = ctx.settings
+        needs_x, needs_weight, needs_bias, needs_residual, *_ = ctx.needs_input_grad
+        if y is not None:
+            dz = _gate(dz, y, 0)
+        dresidual = dz if needs_residual else None
+        if torch.is_grad_enabled():
+            gradients = _differentiate(dz, x, weight, bias, sizes[-1], eps)
+            return *gradients, dresidual, None, None, None
+        statistics = mean_NG, rstd_NG, weight, *sizes, (needs_x, needs_weight, needs_bias)
+        _, num_channels, num_positions, num_groups = sizes
+        group_width = num_channels // num_groups
+        if (
+            group_width >= _WIDE_GROUP
+            and num_positions <= _MOST_POSITIONS_PER_CHANNEL * group_width
+            and _is_exact(mean_NG, rstd_NG)
+        ):
+            gradients = _run_backward_kernel(dz, x, *statistics)
+            return *gradients, dresidual, None, None, None
+        dz = dz.contiguous(memory_format=_find_layout(x))
+        dx_NCP, dweight, dbias = _run_backward_kernel(
+            _turn(dz, sizes), _turn(x, sizes), *statistics
+        )
+        dx = _turn_back(dx_NCP, sizes, x) if needs_x else None
+        return dx, dweight, dbias, dresidual, None, None, None
 
 
-def _make_contiguous(x: torch.Tensor) -> torch.Tensor:
-    """Returns a contiguous copy of x (N, C, *).
+def _differentiate(
+    dz: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    num_groups: int,
+    eps: float,
+) -> list[torch.Tensor | None]:
+    """Returns dx, dweight and dbias as functions of the inputs, None where not needed."""
+    y = group_norm_act_reference(x, num_groups, weight, bias, eps, None, None)
+    inputs = (x, weight, bias)
+    needed = [value for value in inputs if value is not None and value.requires_grad]
+    gradients = iter(torch.autograd.grad(y, needed, dz, create_graph=True))
+    return [
+        next(gradients) if value is not None and value.requires_grad else None for value in inputs
+    ]
+
+
+def _turn(x: torch.Tensor, sizes: _Sizes) -> torch.Tensor:
+    """Returns a contiguous copy (N, C, P) of x, which is dense with its channels innermost.
 
     torch copies such a turned tensor element by element. Shuffling channels turns blocks of them,
-    several times as fast: the P * C values of a clip as P groups of C channels.
+    several times as fast: the L values of a clip as P groups of C channels.
     """
-    is_dense = x.dtype == torch.float32 and x.is_contiguous(memory_format=_find_format(x))
-    if not is_dense or x.is_contiguous() or type(x) is not torch.Tensor:
-        return x.contiguous()
-    num_positions = math.prod(x.shape[2:])
-    return torch.native_channel_shuffle(_flatten(x), num_positions).as_strided_(
-        x.shape, torch.empty_like(x, device="meta", memory_format=torch.contiguous_format).stride()
+    num_clips, num_channels, num_positions, _ = sizes
+    length = num_channels * num_positions
+    flat_NL11 = x.as_strided((num_clips, length, 1, 1), (length, 1, length, length))
+    return torch.native_channel_shuffle(flat_NL11, num_positions).as_strided_(
+        (num_clips, num_channels, num_positions), (length, num_positions, 1)
     )
 
 
-def _flatten(x: torch.Tensor) -> torch.Tensor:
-    """Returns dense x (N, *) as (N, L, 1, 1), in the order in which it lies in memory."""
-    length = x.numel() // x.shape[0]
-    return x.as_strided((x.shape[0], length, 1, 1), (length, 1, length, length))
+def _turn_back(x_NCP: torch.Tensor, sizes: _Sizes, like: torch.Tensor) -> torch.Tensor:
+    """Returns a copy of contiguous x_NCP in the shape and layout of `like`."""
+    num_clips, num_channels, num_positions, _ = sizes
+    length = num_channels * num_positions
+    flat_NL11 = x_NCP.as_strided((num_clips, length, 1, 1), (length, 1, length, length))
+    # In place: of a view, what follows could not be done in place.
+    return torch.native_channel_shuffle(flat_NL11, num_channels).as_strided_(
+        like.shape, like.stride()
+    )
