@@ -1,18 +1,18 @@
-"""Group normalization on a CPU by torch's kernels, exact in either layout.
+"""Group normalization on a CPU, exact in either layout.
 
 For contiguous tensors torch's kernel is exact, and fast. Its kernel for tensors whose channels lie
 innermost takes the variance as E[x^2] - E[x]^2, of plain float32 sums: nothing is left of it at
 mean / deviation = 1000, and long sums lose digits with any mean. Where groups have few channels it
-is several times slower, too. So there are two ways:
+is several times slower, too. So there are three ways:
 
-turned   The kernel for contiguous tensors, on copies that are turned there and back. A clip's
-         result does not depend on the others.
-direct   The kernel for this layout. Forward only for sums so short that they keep their digits;
-         then mean / deviation is looked at, and where it is large anywhere, the turned way is taken
-         instead. Backward with the statistics of the turned way, which are exact.
+direct   The kernel for this layout, for so few values that another way would cost more. Then
+         mean / deviation is looked at; where it is large anywhere, the turned way is taken instead.
+turned   The kernel for contiguous tensors, on copies that are turned there and back.
+rows     Long clips of many channels, of which turning costs more than the kernel: see `rows.py`.
 
-Axes: N clips, C channels, G groups, D = C / G channels of a group, P positions (T * H * W),
-L = C * P values of a clip.
+In the last two a clip's result does not depend on the others.
+
+Axes: N clips, C channels, G groups, P positions (T * H * W), L = C * P values of a clip.
 """
 
 from __future__ import annotations
@@ -23,19 +23,23 @@ import torch
 
 from gnvideo.ops.activation import Activation, activate_
 from gnvideo.ops.group_norm.reference import group_norm_act_reference
+from gnvideo.ops.group_norm.rows import differentiate_rows, normalize_rows
 
-# The direct way is faster where groups have many channels, and forward also where a clip has few
-# rows: a group's values at one position. How many clips there are is not asked, or a clip's bits
-# would depend on it.
+# The direct way is faster where groups have many channels, or a clip has few rows: a group's values
+# at one position. How many clips there are is not asked, or a clip's bits would depend on it.
 _WIDE_GROUP = 8
 _FEW_ROWS = 2048
-# With so large a mean / deviation it keeps the digits of float32 for so many positions forward, and
-# nearly all of them for so many positions for each channel of a group backward.
-_LARGEST_RATIO = 1.0
+# Up to so many positions and such a mean / deviation it keeps the digits of float32.
 _MOST_POSITIONS = 64
-_MOST_POSITIONS_PER_CHANNEL = 512
+_LARGEST_RATIO = 1.0
 # Groups of all clips that Python looks at faster than torch.
 _FEW_GROUPS = 16
+# From so many channels and values of a clip on, rows are faster than turning.
+_MANY_CHANNELS = 64
+_MANY_VALUES = 2**17
+
+# In half precision mean and deviation come rounded, and sums would be.
+_EXACT_DTYPES = (torch.float32, torch.float64)
 
 _run_kernel = torch.native_group_norm
 _run_backward_kernel = torch.ops.aten.native_group_norm_backward.default
@@ -71,12 +75,11 @@ def group_norm_act_on_cpu(
     shape = x.shape
     num_clips, num_channels = shape[0], shape[1]
     num_positions = x.numel() // (num_clips * num_channels)
-    # Written out: it is felt where a normalization takes ten microseconds. In half precision mean
-    # and deviation come rounded, and there is nothing to look at.
+    # Written out: it is felt where a normalization takes ten microseconds.
     if (
         num_positions <= _MOST_POSITIONS
         and (num_groups * num_positions <= _FEW_ROWS or num_channels >= _WIDE_GROUP * num_groups)
-        and x.dtype in (torch.float32, torch.float64)
+        and x.dtype in _EXACT_DTYPES
     ):
         y, mean_NG, rstd_NG = _run_kernel(
             x, weight, bias, num_clips, num_channels, num_positions, num_groups, eps
@@ -86,7 +89,7 @@ def group_norm_act_on_cpu(
     x = x.contiguous(memory_format=layout)
     sizes = num_clips, num_channels, num_positions, num_groups
     is_gated = activation == "relu"
-    y: Any = _TurnedGroupNormAct.apply(x, weight, bias, residual, sizes, eps, is_gated)
+    y: Any = _GroupNormAct.apply(x, weight, bias, residual, sizes, eps, is_gated)
     return y if is_gated else activate_(y, activation)
 
 
@@ -120,7 +123,7 @@ def _is_exact(mean_NG: torch.Tensor, rstd_NG: torch.Tensor) -> bool:
     return True
 
 
-class _TurnedGroupNormAct(torch.autograd.Function):
+class _GroupNormAct(torch.autograd.Function):
     """All in one function: to autograd it is as much work as one of its operators."""
 
     @staticmethod
@@ -134,8 +137,11 @@ class _TurnedGroupNormAct(torch.autograd.Function):
         eps: float,
         is_gated: bool,
     ) -> torch.Tensor:
-        y_NCP, mean_NG, rstd_NG = _run_kernel(_turn(x, sizes), weight, bias, *sizes, eps)
-        y = _turn_back(y_NCP, sizes, x)
+        if _is_long(x, sizes):
+            y, mean_NG, rstd_NG = normalize_rows(x, sizes[-1], weight, bias, eps)
+        else:
+            y_NCP, mean_NG, rstd_NG = _run_kernel(_turn(x, sizes), weight, bias, *sizes, eps)
+            y = _turn_back(y_NCP, sizes, x)
         if residual is not None:
             y += residual
         if is_gated:
@@ -156,22 +162,30 @@ class _TurnedGroupNormAct(torch.autograd.Function):
         if torch.is_grad_enabled():
             gradients = _differentiate(dz, x, weight, bias, sizes[-1], eps)
             return *gradients, dresidual, None, None, None
-        statistics = mean_NG, rstd_NG, weight, *sizes, (needs_x, needs_weight, needs_bias)
-        _, num_channels, num_positions, num_groups = sizes
-        group_width = num_channels // num_groups
-        if (
-            group_width >= _WIDE_GROUP
-            and num_positions <= _MOST_POSITIONS_PER_CHANNEL * group_width
-            and _is_exact(mean_NG, rstd_NG)
-        ):
-            gradients = _run_backward_kernel(dz, x, *statistics)
-            return *gradients, dresidual, None, None, None
         dz = dz.contiguous(memory_format=_find_layout(x))
+        if _is_long(x, sizes):
+            gradients = differentiate_rows(dz, x, weight, mean_NG, rstd_NG)
+            return *gradients, dresidual, None, None, None
         dx_NCP, dweight, dbias = _run_backward_kernel(
-            _turn(dz, sizes), _turn(x, sizes), *statistics
+            _turn(dz, sizes),
+            _turn(x, sizes),
+            mean_NG,
+            rstd_NG,
+            weight,
+            *sizes,
+            (needs_x, needs_weight, needs_bias),
         )
         dx = _turn_back(dx_NCP, sizes, x) if needs_x else None
         return dx, dweight, dbias, dresidual, None, None, None
+
+
+def _is_long(x: torch.Tensor, sizes: _Sizes) -> bool:
+    _, num_channels, num_positions, _ = sizes
+    return (
+        num_channels >= _MANY_CHANNELS
+        and num_channels * num_positions >= _MANY_VALUES
+        and x.dtype in _EXACT_DTYPES
+    )
 
 
 def _differentiate(
