@@ -223,6 +223,18 @@ def test_what_is_not_finite_spoils_its_group_of_its_clip_alone(implementation, c
         )
 
 
+def test_what_is_not_finite_does_not_hide_a_large_mean_beside():
+    inputs = make_inputs(CASES[0], layout=CHANNELS_LAST, mean=1000, std=1.0)
+    inputs.x[1:] -= 1000
+    inputs.x[0, 0, 0, 0, 0] = math.nan
+    exact = compute_plainly("group", inputs.map(torch.Tensor.double), CASES[0].G, None)
+
+    y = make_apply("native")("group", inputs, CASES[0].G, None)
+
+    beside = slice(CASES[0].C // CASES[0].G, None)
+    assert relative_error(y[0, beside], exact[0, beside]) <= 8 * 1000 * 2.0**-24
+
+
 @LAYOUTS
 @OPERATORS
 @IMPLEMENTATIONS

@@ -110,7 +110,6 @@ def _find_layout(x: torch.Tensor) -> torch.memory_format:
 
 def _is_exact(mean_NG: torch.Tensor, rstd_NG: torch.Tensor) -> bool:
     """Returns whether mean / deviation is small in all groups."""
-    # Where there is a NaN both ways are right.
     if mean_NG.numel() > _FEW_GROUPS:
         # Detached, or autograd would follow.
         ratio_NG = mean_NG.detach() * rstd_NG.detach()
@@ -118,7 +117,8 @@ def _is_exact(mean_NG: torch.Tensor, rstd_NG: torch.Tensor) -> bool:
     rstds_NG = rstd_NG.tolist()
     for clip, means in enumerate(mean_NG.tolist()):
         rstd = max(rstds_NG[clip])
-        if max(means) * rstd > _LARGEST_RATIO or min(means) * rstd < -_LARGEST_RATIO:
+        # So put that it is not where Python's max gives NaN, which hides what else there is.
+        if not (max(means) * rstd <= _LARGEST_RATIO and min(means) * rstd >= -_LARGEST_RATIO):
             return False
     return True
 
