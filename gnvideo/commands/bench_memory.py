@@ -19,6 +19,7 @@ from gnvideo.layers import (
     NormalizerSpec,
     normalizer_factory,
 )
+from gnvideo.layers.groups import find_num_groups
 from gnvideo.models import VideoClassifier, list_settings, make_model
 from gnvideo.models.activation_memory import ACTIVATION_MEMORY, ActivationMemory
 from gnvideo.models.classifier import Size3
@@ -182,7 +183,10 @@ def _make_torch_spec(name: str, make: Callable[[int], nn.Module]) -> NormalizerS
 
 _TORCH_MODULES = {
     "batch": _make_torch_spec("batch", nn.BatchNorm3d),
-    "group": _make_torch_spec("group", lambda channels: nn.GroupNorm(_NUM_GROUPS, channels)),
+    "group": _make_torch_spec(
+        "group",
+        lambda channels: nn.GroupNorm(find_num_groups(channels, _NUM_GROUPS), channels),
+    ),
 }
 
 

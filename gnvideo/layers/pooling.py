@@ -49,8 +49,8 @@ class MaxPool3d(nn.MaxPool3d):
 
 
 def replace_max_pools(network: nn.Module) -> None:
-    """Puts a `MaxPool3d` of the same sizes in the place of each of torch's."""
+    """Puts a `MaxPool3d` of the same sizes in the place of each of torch's without indices."""
     for path, pool in list(network.named_modules()):
-        if type(pool) is nn.MaxPool3d:
+        if type(pool) is nn.MaxPool3d and not pool.return_indices:
             sizes: Any = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
             network.set_submodule(path, MaxPool3d(*sizes, ceil_mode=pool.ceil_mode))

@@ -72,8 +72,11 @@ class ActivationMemory:
         recorder = Recorder(self._observe)
         with ExitStack() as stack:
             for conv in self._convs:
-                stack.callback(conv.register_forward_hook(_offer_conv).remove)
+                # Before others' hooks, which may give another output.
+                handle = conv.register_forward_hook(_offer_conv, prepend=True)
+                stack.callback(handle.remove)
             for block in self._blocks:
+                stack.callback(_restore_forward, block, vars(block).get("forward"))
                 block.forward = functools.partial(
                     checkpoint,
                     block.forward,
@@ -82,7 +85,6 @@ class ActivationMemory:
                     # Blocks draw no random numbers.
                     preserve_rng_state=False,
                 )
-                stack.callback(delattr, block, "forward")
             stack.enter_context(recording(None if self._mode == "keep" else recorder))
             stack.enter_context(
                 torch.autograd.graph.saved_tensors_hooks(recorder.pack, recorder.unpack)
@@ -105,6 +107,27 @@ def _offer_conv(conv: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tens
     offer_recomputation(output, type(conv).forward, conv, inputs[0])
 
 
+def _restore_forward(block: nn.Module, forward: Any) -> None:
+    """Gives a block the `forward` that it had beside its class's, or none."""
+    if forward is None:
+        del block.forward
+    else:
+        block.forward = forward
+
+
 def _make_contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """Returns those of a block's first and second run, which must keep the same tensors."""
-    return recording(None), running_again()
+    return recording(None), _SecondRun()
+
+
+class _SecondRun(AbstractContextManager[None]):
+    """Is entered once for each backward pass, of which a kept graph may have several."""
+
+    def __enter__(self) -> None:
+        self._stack = ExitStack()
+        # The backward pass may run within the forward pass's context.
+        self._stack.enter_context(recording(None))
+        self._stack.enter_context(running_again())
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()

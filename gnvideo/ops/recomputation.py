@@ -7,6 +7,7 @@ nothing and changes nothing.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -38,43 +39,41 @@ class Recorder:
         self, output: torch.Tensor, function: Function, inputs: tuple[object, ...]
     ) -> None:
         """Notes that `function(*inputs)` gives `output` again."""
+        if output.is_inference():
+            # Nothing is kept of it.
+            return
         key = _find_storage(output)
         packed = tuple(
-            (self._find_recipe(value) or value.detach())
-            if isinstance(value, torch.Tensor)
-            else value
-            for value in inputs
+            self._pack(value) if isinstance(value, torch.Tensor) else value for value in inputs
         )
-        versions = tuple(
-            value._version if isinstance(value, torch.Tensor) else 0  # pyright: ignore[reportPrivateUsage] (torch's documented name)
-            for value in inputs
-        )
-        recipe = _Recipe(function, packed, versions, _capture_autocast(output.device.type))
+        recipe = _Recipe(function, packed, _capture_autocast(output.device.type))
         self._offers[key] = _Offer(weakref.ref(output), output._version, recipe)  # pyright: ignore[reportPrivateUsage]
         # When the output is gone, another storage may have its place.
         weakref.finalize(output, self._offers.pop, key, None)
 
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor | _Recipe:
+    def pack(self, tensor: torch.Tensor) -> _Packed:
         """Returns what is kept of a tensor: its recipe if it was offered, or else itself."""
-        # Detached: an operator that keeps its own output would keep itself alive by it.
-        packed = self._find_recipe(tensor) or tensor.detach()
+        packed = self._pack(tensor)
         if self._observe is not None:
             for kept in _list_tensors(packed):
                 self._observe(kept)
         return packed
 
-    def _find_recipe(self, tensor: torch.Tensor) -> _Recipe | None:
+    def _pack(self, tensor: torch.Tensor) -> _Packed:
         offer = self._offers.get(_find_storage(tensor))
-        return None if offer is None or not offer.is_of(tensor) else offer.recipe
+        if offer is not None and offer.is_of(tensor):
+            return offer.recipe
+        # Detached: an operator that keeps its own output would keep itself alive by it.
+        return _Kept(tensor.detach(), tensor._version)  # pyright: ignore[reportPrivateUsage] (torch's documented name)
 
     @staticmethod
-    def unpack(packed: torch.Tensor | _Recipe) -> torch.Tensor:
+    def unpack(packed: _Packed) -> torch.Tensor:
         """Returns the tensor of which `pack` kept this.
 
         Raises:
-            RuntimeError: What a recipe needs was changed in place since the forward pass.
+            RuntimeError: It, or what its recipe needs, was changed in place since the forward pass.
         """
-        return packed.run() if isinstance(packed, _Recipe) else packed
+        return packed.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,36 +91,54 @@ class _Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class _Kept:
+    """A tensor, whose changes autograd does not look for where hooks keep it."""
+
+    tensor: torch.Tensor
+    version: int
+
+    def get(self) -> torch.Tensor:
+        if self.tensor._version != self.version:  # pyright: ignore[reportPrivateUsage]
+            raise RuntimeError(
+                f"a tensor of shape {tuple(self.tensor.shape)} that is needed for the backward pass"
+                f" was changed in place after the forward pass"
+            )
+        return self.tensor
+
+
+@dataclass(frozen=True, slots=True)
 class _Recipe:
     function: Function
     inputs: tuple[object, ...]
-    versions: tuple[int, ...]
     make_autocast: Callable[[], AbstractContextManager[Any]]
 
-    def run(self) -> torch.Tensor:
-        for value, version in zip(self.inputs, self.versions, strict=True):
-            if isinstance(value, torch.Tensor) and value._version != version:  # pyright: ignore[reportPrivateUsage]
-                raise RuntimeError(
-                    f"a tensor of shape {tuple(value.shape)} that is needed to compute an"
-                    f" activation again was changed in place after the forward pass"
-                )
-        inputs = [value.run() if isinstance(value, _Recipe) else value for value in self.inputs]
+    def get(self) -> torch.Tensor:
+        inputs = [value.get() if isinstance(value, _Packed) else value for value in self.inputs]
         with torch.no_grad(), self.make_autocast(), running_again():
             return self.function(*inputs)
 
 
-_recorder: Recorder | None = None
-_is_running_again = False
+_Packed = _Kept | _Recipe
+
+
+class _State(threading.local):
+    """Of each thread, as autograd's hooks are."""
+
+    recorder: Recorder | None = None
+    is_running_again = False
+
+
+_state = _State()
 
 
 def is_recording() -> bool:
     """Returns whether offers are taken."""
-    return _recorder is not None
+    return _state.recorder is not None
 
 
 def is_running_again() -> bool:
     """Returns whether a forward pass is computed again: what counts batches must not count it."""
-    return _is_running_again
+    return _state.is_running_again
 
 
 def offer_recomputation(output: torch.Tensor, function: Function, *inputs: object) -> None:
@@ -129,8 +146,8 @@ def offer_recomputation(output: torch.Tensor, function: Function, *inputs: objec
 
     The tensors among the inputs have to be kept for the backward pass anyway.
     """
-    if _recorder is not None:
-        _recorder.take_offer(output, function, inputs)
+    if _state.recorder is not None:
+        _state.recorder.take_offer(output, function, inputs)
 
 
 def keep_inputs_only(function: Function, *inputs: object) -> torch.Tensor:
@@ -152,23 +169,21 @@ def recompute_in_backward(function: Function, *inputs: object) -> torch.Tensor:
 @contextmanager
 def recording(recorder: Recorder | None) -> Generator[None]:
     """Within it, offers go to the recorder; None refuses them."""
-    global _recorder
-    outer, _recorder = _recorder, recorder
+    outer, _state.recorder = _state.recorder, recorder
     try:
         yield
     finally:
-        _recorder = outer
+        _state.recorder = outer
 
 
 @contextmanager
 def running_again() -> Generator[None]:
     """Within it, a forward pass is computed again, and `is_running_again`."""
-    global _is_running_again
-    outer, _is_running_again = _is_running_again, True
+    outer, _state.is_running_again = _state.is_running_again, True
     try:
         yield
     finally:
-        _is_running_again = outer
+        _state.is_running_again = outer
 
 
 class _RecomputedFunction(torch.autograd.Function):
@@ -205,11 +220,11 @@ class _RecomputedFunction(torch.autograd.Function):
         return None, *(next(gradients) if needs else None for needs in is_needed)
 
 
-def _list_tensors(packed: torch.Tensor | _Recipe) -> list[torch.Tensor]:
+def _list_tensors(packed: _Packed) -> list[torch.Tensor]:
     """Returns the tensors that a packed one holds."""
-    if isinstance(packed, torch.Tensor):
-        return [packed]
-    inputs = (value for value in packed.inputs if isinstance(value, torch.Tensor | _Recipe))
+    if isinstance(packed, _Kept):
+        return [packed.tensor]
+    inputs = (value for value in packed.inputs if isinstance(value, _Packed))
     return [tensor for value in inputs for tensor in _list_tensors(value)]
 
 

@@ -41,6 +41,11 @@ def test_autocast_more_than_doubles_what_torchs_group_norm_keeps(papers_network)
     assert 0 <= own - batch < 0.001 * batch
 
 
+def test_channels_that_32_groups_do_not_divide_have_fewer_groups():
+    rows = count_kept_memory("r2plus1d_18", (4, 32, 32))
+    assert {row.network for row in rows} >= {"torch group", "gnvideo group"}
+
+
 def test_work_done_again_is_that_of_the_convolutions(papers_network):
     repeated = {
         mode: row.repeated_macs / row.forward_macs

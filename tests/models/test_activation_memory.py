@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from gnvideo.errors import ModelError
@@ -150,6 +152,58 @@ def test_tritons_kernels_train_the_same(normalizer, mode):
 
     for actual, expected in zip(recomputed, kept, strict=True):
         assert torch.equal(actual, expected)
+
+
+@MODES
+def test_hooks_of_convolutions_see_and_change_what_they_do_otherwise(mode):
+    def train(mode: str) -> list[torch.Tensor]:
+        model, clips = make("i3d", "group")
+        for module in model.modules():
+            if isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1):
+                module.register_forward_hook(lambda module, inputs, output: output * 1.5)
+        return train_step(model, clips, mode)
+
+    for actual, expected in zip(train(mode), train("keep"), strict=True):
+        assert torch.equal(actual, expected)
+
+
+@MODES
+def test_a_kept_graph_goes_backward_twice(mode):
+    model, clips = make("basic", "batch")
+    with ActivationMemory(model, mode).forward_pass():
+        loss = model(clips).square().sum()
+    loss.backward(retain_graph=True)
+    once = [parameter.grad.clone() for parameter in model.parameters()]
+    loss.backward()
+
+    for parameter, gradient in zip(model.parameters(), once, strict=True):
+        assert torch.equal(parameter.grad, 2 * gradient)
+
+
+@MODES
+def test_the_backward_pass_may_run_within_the_context_and_contexts_be_nested(mode):
+    def train(*modes: str) -> list[torch.Tensor]:
+        model, clips = make("basic", "batch")
+        with ExitStack() as stack:
+            for entered in modes:
+                stack.enter_context(ActivationMemory(model, entered).forward_pass())
+            model(clips).square().sum().backward()
+        assert all("forward" not in vars(module) for module in model.modules())
+        return [parameter.grad for parameter in model.parameters()]
+
+    for modes in ((mode,), (mode, mode)):
+        for actual, expected in zip(train(*modes), train("keep"), strict=True):
+            assert torch.equal(actual, expected)
+
+
+def test_a_forward_of_a_blocks_own_comes_back():
+    model, clips = make("basic", "batch")
+    block = model.list_blocks()[0]
+    own = block.forward
+    block.forward = own
+    with ActivationMemory(model, "recompute-block").forward_pass():
+        model(clips)
+    assert vars(block)["forward"] is own
 
 
 def test_the_model_is_as_before_after_the_forward_pass():

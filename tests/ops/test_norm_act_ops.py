@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -266,6 +267,59 @@ def test_second_derivatives_of_every_native_way_are_the_references(case):
     expected = differentiate_twice("reference")
     for actual, value in zip(differentiate_twice("native"), expected, strict=True):
         assert relative_error(actual, value) <= 1e-10
+
+
+@LAYOUTS
+@DTYPES
+@pytest.mark.parametrize("given", [(), ("weight",), ("bias",)], ids=["neither", "weight", "bias"])
+@pytest.mark.parametrize("case", EVERY_NATIVE_WAY, ids=str)
+@IMPLEMENTATIONS
+def test_gradients_without_weight_or_bias_are_those_beside_ones_and_zeros(
+    implementation, case, given, dtype, layout
+):
+    inputs = make_inputs(case, dtype, layout, has_residual=True)
+    if "weight" not in given:
+        inputs = replace(inputs, weight=torch.ones_like(inputs.weight))
+    if "bias" not in given:
+        inputs = replace(inputs, bias=torch.zeros_like(inputs.bias))
+    expected = run(make_apply(implementation), "group", inputs, case.G, "relu")
+    leaves = {"x": inputs.x, "residual": inputs.residual}
+    leaves |= {name: getattr(inputs, name) for name in given}
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+
+    parameters = {"weight": None, "bias": None, **leaves}
+    y = group_norm_act(
+        num_groups=case.G, eps=EPS, activation="relu", implementation=implementation, **parameters
+    )
+
+    gradients = torch.autograd.grad(y, list(leaves.values()), inputs.dy)
+    for name, gradient in zip(leaves, gradients, strict=True):
+        tolerance = 4 * OUTPUT_TOLERANCE[dtype] if name in given else OUTPUT_TOLERANCE[dtype]
+        assert relative_error(gradient, expected[f"d{name}"].double()) <= tolerance, name
+
+
+@pytest.mark.parametrize("case", EVERY_NATIVE_WAY, ids=str)
+def test_gradient_of_the_residual_alone_is_that_of_the_activation(case):
+    inputs = make_inputs(case, torch.float64, has_residual=True)
+    residual = inputs.residual.requires_grad_()
+
+    y = group_norm_act(inputs.x, case.G, residual=residual, activation="relu")
+    (gradient,) = torch.autograd.grad(y, residual, inputs.dy, create_graph=True)
+
+    assert torch.equal(gradient, inputs.dy * (y > 0))
+
+
+@pytest.mark.parametrize("case", EVERY_NATIVE_WAY, ids=str)
+def test_a_traced_function_is_exact_for_other_values_too(case):
+    inputs = make_inputs(case, layout=CHANNELS_LAST)
+    with warnings.catch_warnings():
+        # torch calls tracing deprecated.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(lambda x: group_norm_act(x, case.G), inputs.x)
+    shifted = inputs.x + 500
+
+    expected = group_norm_act(shifted.double(), case.G)
+    assert relative_error(traced(shifted), expected) <= 8 * 500 * 2.0**-24
 
 
 @pytest.mark.parametrize("missing", ["x", "weight", "bias"])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import gc
+import threading
 import weakref
 
 import pytest
 import torch
 
+from gnvideo.layers import BatchNorm3d
 from gnvideo.ops import recomputation
 from gnvideo.ops.recomputation import (
     Recorder,
+    is_recording,
     is_running_again,
     offer_recomputation,
     recompute_in_backward,
@@ -103,7 +106,7 @@ def test_a_part_of_an_offered_tensor_is_kept(recorded):
 
 def test_an_address_that_is_used_again_does_not_bring_back_an_old_offer(recorded):
     del recorded
-    recorder = recomputation._recorder
+    recorder = recomputation._state.recorder
     assert recorder is not None
     for index in range(20):
         y = recompute_in_backward(scale, torch.full((64,), float(index), requires_grad=True), 1.0)
@@ -112,7 +115,54 @@ def test_an_address_that_is_used_again_does_not_bring_back_an_old_offer(recorded
         assert not recorder._offers
         # Most likely where y was.
         other = torch.full((64,), -1.0)
-        assert isinstance(recorder.pack(other), torch.Tensor)
+        assert recorder.unpack(recorder.pack(other)).data_ptr() == other.data_ptr()
+
+
+def test_changing_in_place_what_is_kept_itself_is_an_error(recorded):
+    # Autograd does not look at what hooks keep.
+    x = torch.randn(3, requires_grad=True)
+    weight = torch.randn(3, requires_grad=True)
+    y = x * weight
+    with torch.no_grad():
+        weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"shape \(3,\) .* changed in place after the forward"):
+        y.sum().backward()
+
+
+def test_changing_running_statistics_that_a_recipe_reads_is_an_error(recorded):
+    norm = BatchNorm3d(4, activation="relu").eval()
+    y = norm(torch.randn(2, 4, 1, 2, 2, requires_grad=True))
+    norm.running_mean.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place after the forward pass"):
+        y.sum().backward()
+
+
+def test_inference_tensors_are_not_offered(recorded):
+    with torch.inference_mode():
+        y = recompute_in_backward(scale, torch.ones(2), 2.5)
+    assert torch.equal(y, torch.full((2,), 2.5))
+
+
+def test_contexts_of_two_threads_may_overlap():
+    entered, left = threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def hold():
+        with recording(Recorder()):
+            entered.set()
+            left.wait(10)
+            seen.append(is_recording())
+
+    thread = threading.Thread(target=hold)
+    with recording(Recorder()):
+        thread.start()
+        assert entered.wait(10)
+    seen.append(is_recording())
+    left.set()
+    thread.join()
+
+    assert seen == [False, True]
+    assert not is_recording()
 
 
 def test_changing_in_place_what_a_recipe_needs_is_an_error(recorded):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 from gnvideo.ops.activation import Activation, activate_
@@ -24,16 +22,10 @@ def batch_norm_act_native(
 ) -> torch.Tensor:
     """Returns `gnvideo.ops.batch_norm.batch_norm_act` computed by torch's kernels."""
     if activation is not None and residual is None and is_recording():
-        run = functools.partial(
-            _run,
-            running_mean=running_mean,
-            running_var=running_var,
-            training=training,
-            momentum=momentum,
-            eps=eps,
-            activation=activation,
+        settings = (training, momentum, eps, activation)
+        return recompute_in_backward(
+            _run, x, weight, bias, None, running_mean, running_var, *settings
         )
-        return recompute_in_backward(run, x, weight, bias, None)
     return _run(
         x, weight, bias, residual, running_mean, running_var, training, momentum, eps, activation
     )

@@ -15,6 +15,8 @@ from gnvideo.ops.activation import Activation, activate_
 from gnvideo.ops.group_norm.on_cpu import group_norm_act_on_cpu
 from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
+
 
 def group_norm_act_native(
     x: torch.Tensor,
@@ -27,8 +29,8 @@ def group_norm_act_native(
 ) -> torch.Tensor:
     """Returns `gnvideo.ops.group_norm.group_norm_act` computed by torch's kernels.
 
-    float32 weight and bias beside a half precision x stay float32 on a CPU; elsewhere torch's
-    kernels take one dtype, so they are rounded to x's.
+    On a CPU weight and bias are float32 beside a half precision x; elsewhere torch's kernels take
+    one dtype, so they are rounded to x's.
     """
     if activation is not None and residual is None and is_recording():
         return recompute_in_backward(_run, x, num_groups, weight, bias, eps, None, activation)
@@ -44,7 +46,12 @@ def _run(
     residual: torch.Tensor | None,
     activation: Activation,
 ) -> torch.Tensor:
-    if weight is None or bias is None or not weight.dtype == bias.dtype == x.dtype:
+    if (
+        weight is None
+        or bias is None
+        or not weight.dtype == bias.dtype == x.dtype
+        or x.dtype in _HALF_DTYPES
+    ):
         weight, bias = _match_parameters(x, weight, bias)
     if x.is_cpu:
         return group_norm_act_on_cpu(x, num_groups, weight, bias, eps, residual, activation)
@@ -73,11 +80,13 @@ def _match_parameters(
     x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Returns weight and bias in the one dtype that torch's kernels accept beside x."""
-    is_half_on_cpu = x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16)
-    dtypes = {parameter.dtype for parameter in (weight, bias) if parameter is not None}
-    if is_half_on_cpu and dtypes == {torch.float32}:
-        return weight, bias
+    dtype = x.dtype
+    if x.is_cpu and dtype in _HALF_DTYPES:
+        # Beside float32 parameters, of which a weight has to be one, statistics are float32, too.
+        dtype = torch.float32
+        if weight is None:
+            weight = torch.ones(x.shape[1], dtype=dtype)
     return (
-        None if weight is None else weight.to(x.dtype),
-        None if bias is None else bias.to(x.dtype),
+        None if weight is None else weight.to(dtype),
+        None if bias is None else bias.to(dtype),
     )

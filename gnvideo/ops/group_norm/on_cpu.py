@@ -26,7 +26,7 @@ from gnvideo.ops.group_norm.reference import group_norm_act_reference
 from gnvideo.ops.group_norm.rows import differentiate_rows, normalize_rows
 
 # The direct way is faster where groups have many channels, or a clip has few rows: a group's values
-# at one position. How many clips there are is not asked, or a clip's bits would depend on it.
+# at one position. How many clips there are is not asked, or the bits of each would depend on that.
 _WIDE_GROUP = 8
 _FEW_ROWS = 2048
 # Up to so many positions and such a mean / deviation it keeps the digits of float32.
@@ -68,7 +68,9 @@ def group_norm_act_on_cpu(
     layout = _find_layout(x)
     # What stands for a tensor of values, as while a model is exported, has none to look at, and a
     # compiler sees through what is written plainly.
-    is_seen_through = type(x) is not torch.Tensor or torch.compiler.is_compiling()
+    is_seen_through = (
+        type(x) is not torch.Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    )
     if layout == torch.contiguous_format or is_seen_through:
         y = torch.group_norm(x.contiguous(), num_groups, weight, bias, eps)
         return _finish(y.contiguous(memory_format=layout), residual, activation)
@@ -164,8 +166,13 @@ class _GroupNormAct(torch.autograd.Function):
             return *gradients, dresidual, None, None, None
         dz = dz.contiguous(memory_format=_find_layout(x))
         if _is_long(x, sizes):
-            gradients = differentiate_rows(dz, x, weight, mean_NG, rstd_NG)
-            return *gradients, dresidual, None, None, None
+            dx, dweight, dbias = differentiate_rows(dz, x, weight, mean_NG, rstd_NG)
+            return (
+                dx if needs_x else None,
+                dweight if needs_weight else None,
+                dbias if needs_bias else None,
+                *(dresidual, None, None, None),
+            )
         dx_NCP, dweight, dbias = _run_backward_kernel(
             _turn(dz, sizes),
             _turn(x, sizes),
@@ -197,9 +204,11 @@ def _differentiate(
     eps: float,
 ) -> list[torch.Tensor | None]:
     """Returns dx, dweight and dbias as functions of the inputs, None where not needed."""
-    y = group_norm_act_reference(x, num_groups, weight, bias, eps, None, None)
     inputs = (x, weight, bias)
     needed = [value for value in inputs if value is not None and value.requires_grad]
+    if not needed:
+        return [None, None, None]
+    y = group_norm_act_reference(x, num_groups, weight, bias, eps, None, None)
     gradients = iter(torch.autograd.grad(y, needed, dz, create_graph=True))
     return [
         next(gradients) if value is not None and value.requires_grad else None for value in inputs
