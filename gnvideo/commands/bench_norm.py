@@ -7,8 +7,8 @@ A B A B, on the same inputs with a random upstream gradient.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 
 from gnvideo.atomic_file import write_text_atomic
 from gnvideo.build import build_device_name
-from gnvideo.commands.bench_report import Spread, publish
+from gnvideo.commands.bench_report import BenchReport, Spread, publish, save
 from gnvideo.commands.norm_contestants import Contestant, choose_contestants
 from gnvideo.commands.norm_layers import (
     LayerTable,
@@ -28,7 +28,7 @@ from gnvideo.commands.norm_layers import (
 from gnvideo.commands.norm_measuring import measure_table
 from gnvideo.commands.norm_report import draw_outcome, make_report
 from gnvideo.commands.norm_results import TableOutcome
-from gnvideo.commands.norm_targets import Target, judge_cpu, judge_cuda
+from gnvideo.commands.norm_targets import judge_cpu, judge_cuda
 from gnvideo.commands.norm_timing import CpuTimer, CudaTimer, StepTimer
 from gnvideo.errors import ConfigError
 
@@ -96,26 +96,47 @@ def run_bench_norm(
     tables = list_tables(choices, torch.device(device).type)
     with _set_threads(num_threads):
         timer = CpuTimer() if device == "cpu" else CudaTimer(device)
+        # The first one also sets up.
+        timer.time_copy()
         copies = Spread.of([timer.time_copy() for _ in range(num_rounds)])
-        outcomes = _measure(choices, tables, contestants, timer, device, num_rounds)
-        machine = f"{torch.get_num_threads()} threads of the CPU, float32"
-    if isinstance(timer, CudaTimer):
-        machine = f"{torch.cuda.get_device_name(device)}, bfloat16, cold L2"
-        targets: Sequence[Target] = list(judge_cuda(outcomes, copies.median))
-    else:
-        targets = list(judge_cpu(outcomes))
-    method = (
-        f"normalization, sum and ReLU, forward and backward with a random upstream gradient, on"
-        f" {machine}; equality with float64 first, then {num_rounds} rounds in turn"
-    )
-    report = make_report(method, outcomes, contestants, targets, copies)
-    if isinstance(timer, CudaTimer) and timer.num_late:
-        late = f"the GPU waited for the host in {timer.num_late} passes: their times are too long"
-        report = replace(report, notes=(*report.notes, late))
-    publish(report, json_path)
+        method = (
+            f"normalization, sum and ReLU, forward and backward with a random upstream gradient, on"
+            f" {_describe_machine(device)}; equality with float64 first, then {num_rounds} rounds"
+            f" in turn"
+        )
+        outcomes: list[TableOutcome] = []
+        for outcome in _measure(choices, tables, contestants, timer, device, num_rounds):
+            outcomes.append(outcome)
+            if json_path is not None:
+                # What took minutes outlives what comes after it.
+                save(_report(method, outcomes, contestants, timer, copies), json_path)
+    publish(_report(method, outcomes, contestants, timer, copies), json_path)
     if plot_path is not None:
         write_text_atomic(plot_path, draw_outcome(outcomes, copies))
         print(f"saved {plot_path}")
+
+
+def _describe_machine(device: str) -> str:
+    if device == "cpu":
+        return f"{torch.get_num_threads()} threads of the CPU, float32"
+    return f"{torch.cuda.get_device_name(device)}, bfloat16, cold L2"
+
+
+def _report(
+    method: str,
+    outcomes: Sequence[TableOutcome],
+    contestants: Sequence[Contestant],
+    timer: StepTimer,
+    copies: Spread,
+) -> BenchReport:
+    if not isinstance(timer, CudaTimer):
+        return make_report(method, outcomes, contestants, list(judge_cpu(outcomes)), copies)
+    targets = list(judge_cuda(outcomes, copies.median))
+    report = make_report(method, outcomes, contestants, targets, copies)
+    if timer.num_late == 0:
+        return report
+    late = f"the GPU waited for the host in {timer.num_late} passes: their times are too long"
+    return replace(report, notes=(*report.notes, late))
 
 
 def list_tables(choices: NormChoices, device_type: str) -> list[LayerTable]:
@@ -166,23 +187,22 @@ def _measure(
     timer: StepTimer,
     device: str,
     num_rounds: int,
-) -> list[TableOutcome]:
+) -> Iterator[TableOutcome]:
     is_cuda = isinstance(timer, CudaTimer)
     counted = next((t for t in tables if t.num_clips == _COUNTED_CLIPS), tables[0])
-    return [
-        measure_table(
-            table,
-            _hold_compiler_back(contestants)
-            if is_cuda and choices.contestants is None and not _is_compiled(table, tables)
-            else contestants,
-            timer,
-            dtype=torch.bfloat16 if is_cuda else torch.float32,
-            device=device,
-            num_rounds=num_rounds,
-            counts_launches=is_cuda and table is counted,
-        )
-        for table in tables
-    ]
+    for table in tables:
+        holds_back = is_cuda and choices.contestants is None and not _is_compiled(table, tables)
+        # Events are recorded on the current device's stream.
+        with torch.cuda.device(device) if is_cuda else nullcontext():
+            yield measure_table(
+                table,
+                _hold_compiler_back(contestants) if holds_back else contestants,
+                timer,
+                dtype=torch.bfloat16 if is_cuda else torch.float32,
+                device=device,
+                num_rounds=num_rounds,
+                counts_launches=is_cuda and table is counted,
+            )
 
 
 def _is_compiled(table: LayerTable, tables: Sequence[LayerTable]) -> bool:

@@ -88,8 +88,18 @@ def publish(report: BenchReport, json_path: Path | None) -> None:
         console.print(shown)
     for note in report.notes:
         console.print(note, soft_wrap=True)
-    if json_path is None:
-        return
+    if json_path is not None:
+        save(report, json_path)
+        console.print(f"saved {json_path} and {json_path.with_suffix('.md')}", soft_wrap=True)
+
+
+def save(report: BenchReport, json_path: Path) -> None:
+    """Writes the report there and, as Markdown, beside it.
+
+    Raises:
+        OutputError: a file cannot be written.
+        SaveFailedError: writing failed half-way.
+    """
     environment = describe_environment()
     content = {
         "benchmark": report.name,
@@ -99,9 +109,7 @@ def publish(report: BenchReport, json_path: Path | None) -> None:
         "environment": environment,
     }
     write_text_atomic(json_path, json.dumps(content, indent=2) + "\n")
-    markdown_path = json_path.with_suffix(".md")
-    write_text_atomic(markdown_path, format_markdown(report, environment))
-    console.print(f"saved {json_path} and {markdown_path}", soft_wrap=True)
+    write_text_atomic(json_path.with_suffix(".md"), format_markdown(report, environment))
 
 
 def format_markdown(report: BenchReport, environment: Mapping[str, Any]) -> str:

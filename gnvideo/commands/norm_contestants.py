@@ -292,7 +292,7 @@ CUDA_CONTESTANTS = (
         is_own=True,
     ),
     Contestant(
-        *("torch-batch", "torch's batch_norm (cuDNN), +=, relu_", "batch"),
+        *("torch-batch", "torch's batch_norm, +=, relu_", "batch"),
         *(Tolerance(_SEVERAL_ROUNDINGS.values, _FLOAT32_INSIDE.parameters), _make_torch_batch),
     ),
 )

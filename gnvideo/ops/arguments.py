@@ -13,12 +13,20 @@ def check_arguments(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
+    **others: torch.Tensor | None,
 ) -> None:
     """Returns nothing.
 
+    Args:
+        operator: Its name, for messages.
+        x: (N, C, *).
+        weight: (C,).
+        bias: (C,).
+        residual: Of x's shape.
+        others: (C,) each, by name.
+
     Raises:
-        NormalizerError: x is no floating point (N, C, *) or is empty, or weight, bias or residual
-            does not fit.
+        NormalizerError: x is no floating point (N, C, *) or is empty, or another does not fit.
     """
     if x.ndim < 2 or not x.is_floating_point():
         raise NormalizerError(
@@ -31,7 +39,7 @@ def check_arguments(
             f"leave it out"
         )
     num_channels = x.shape[1]
-    for name, parameter in (("weight", weight), ("bias", bias)):
+    for name, parameter in {"weight": weight, "bias": bias, **others}.items():
         if parameter is not None and parameter.shape != (num_channels,):
             raise NormalizerError(
                 f"{operator} {name} has shape {tuple(parameter.shape)}; "

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from gnvideo.cli import main
+from gnvideo.commands import bench_norm
 from gnvideo.commands.bench_norm import NormChoices, list_tables
 from gnvideo.commands.bench_report import Spread
 from gnvideo.commands.norm_contestants import (
@@ -345,6 +346,24 @@ def test_the_benchmark_ends_in_tables_values_and_a_picture(
     page = json_path.with_suffix(".md").read_text()
     assert "| 64x2x1x1:G4:add | 1 |" in page
     assert count_marks(plot_path.read_text()) == 2 * 5
+
+
+def test_tables_that_were_measured_outlive_one_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    measure_as_ever = bench_norm.measure_table
+
+    def fail_on_two_clips(table, *arguments, **options):
+        if table.num_clips == 2:
+            raise WorkFailedError("ours is wrong")
+        return measure_as_ever(table, *arguments, **options)
+
+    monkeypatch.setattr(bench_norm, "measure_table", fail_on_two_clips)
+    path = tmp_path / "norm.json"
+    words = ["bench", "norm", "--device", "cpu", "--rounds", "1", "--layers", "64x"]
+    assert main([*words, "--contestants", "eager", "--json", str(path)]) == 1
+    results = json.loads(path.read_text())["results"]
+    assert [table["clips"] for table in results["tables"]] == [8]
 
 
 @pytest.mark.parametrize(

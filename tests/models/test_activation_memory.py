@@ -67,8 +67,7 @@ def train_step(
         loss = functional.cross_entropy(logits.float(), torch.tensor([1, 3]))
         loss.backward()
         losses.append(loss.detach())
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return [*losses, *gradients, *model.buffers()]
+    return [*losses, *list_gradients(model), *model.buffers()]
 
 
 def assert_equal_to_keep(
@@ -154,13 +153,21 @@ def test_tritons_kernels_train_the_same(normalizer, mode):
         assert torch.equal(actual, expected)
 
 
+def enlarge(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return output * 1.5
+
+
+def list_gradients(model: VideoClassifier) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
 @MODES
 def test_hooks_of_convolutions_see_and_change_what_they_do_otherwise(mode):
     def train(mode: str) -> list[torch.Tensor]:
         model, clips = make("i3d", "group")
         for module in model.modules():
             if isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1):
-                module.register_forward_hook(lambda module, inputs, output: output * 1.5)
+                module.register_forward_hook(enlarge)
         return train_step(model, clips, mode)
 
     for actual, expected in zip(train(mode), train("keep"), strict=True):
@@ -173,11 +180,11 @@ def test_a_kept_graph_goes_backward_twice(mode):
     with ActivationMemory(model, mode).forward_pass():
         loss = model(clips).square().sum()
     loss.backward(retain_graph=True)
-    once = [parameter.grad.clone() for parameter in model.parameters()]
+    once = [gradient.clone() for gradient in list_gradients(model)]
     loss.backward()
 
-    for parameter, gradient in zip(model.parameters(), once, strict=True):
-        assert torch.equal(parameter.grad, 2 * gradient)
+    for gradient, half in zip(list_gradients(model), once, strict=True):
+        assert torch.equal(gradient, 2 * half)
 
 
 @MODES
@@ -189,7 +196,7 @@ def test_the_backward_pass_may_run_within_the_context_and_contexts_be_nested(mod
                 stack.enter_context(ActivationMemory(model, entered).forward_pass())
             model(clips).square().sum().backward()
         assert all("forward" not in vars(module) for module in model.modules())
-        return [parameter.grad for parameter in model.parameters()]
+        return list_gradients(model)
 
     for modes in ((mode,), (mode, mode)):
         for actual, expected in zip(train(*modes), train("keep"), strict=True):

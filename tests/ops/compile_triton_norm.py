@@ -102,8 +102,8 @@ def describe(kernel: Any, constants: dict[str, Any], is_channels_last: bool) -> 
     division = _divide(1, 64, 200704, 2, is_channels_last, 132, Sets(32, joins_clips=False))
     options: dict[str, Any] = {**OPTIONS}
     constants = {**constants, **division.tile}
-    if kernel is kernels.write_sums:
-        options["maxnreg"] = launches.SUMS_REGISTERS
+    if kernel in (kernels.write_moments, kernels.write_sums):
+        options["maxnreg"] = launches.REGISTERS
     if kernel.__name__.endswith("at_once"):
         options = one_read_launches.OPTIONS
         constants |= division.merge_tile

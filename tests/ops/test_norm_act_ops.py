@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -283,13 +284,12 @@ def test_gradients_without_weight_or_bias_are_those_beside_ones_and_zeros(
     if "bias" not in given:
         inputs = replace(inputs, bias=torch.zeros_like(inputs.bias))
     expected = run(make_apply(implementation), "group", inputs, case.G, "relu")
-    leaves = {"x": inputs.x, "residual": inputs.residual}
-    leaves |= {name: getattr(inputs, name) for name in given}
-    leaves = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
+    leaves: dict[str, Any] = {
+        name: getattr(inputs, name).clone().requires_grad_() for name in ("x", "residual", *given)
+    }
 
-    parameters = {"weight": None, "bias": None, **leaves}
     y = group_norm_act(
-        num_groups=case.G, eps=EPS, activation="relu", implementation=implementation, **parameters
+        **leaves, num_groups=case.G, eps=EPS, activation="relu", implementation=implementation
     )
 
     gradients = torch.autograd.grad(y, list(leaves.values()), inputs.dy)
@@ -301,6 +301,7 @@ def test_gradients_without_weight_or_bias_are_those_beside_ones_and_zeros(
 @pytest.mark.parametrize("case", EVERY_NATIVE_WAY, ids=str)
 def test_gradient_of_the_residual_alone_is_that_of_the_activation(case):
     inputs = make_inputs(case, torch.float64, has_residual=True)
+    assert inputs.residual is not None
     residual = inputs.residual.requires_grad_()
 
     y = group_norm_act(inputs.x, case.G, residual=residual, activation="relu")
@@ -315,7 +316,7 @@ def test_a_traced_function_is_exact_for_other_values_too(case):
     with warnings.catch_warnings():
         # torch calls tracing deprecated.
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(lambda x: group_norm_act(x, case.G), inputs.x)
+        traced: Any = torch.jit.trace(lambda x: group_norm_act(x, case.G), inputs.x)
     shifted = inputs.x + 500
 
     expected = group_norm_act(shifted.double(), case.G)

@@ -132,6 +132,7 @@ def test_changing_in_place_what_is_kept_itself_is_an_error(recorded):
 def test_changing_running_statistics_that_a_recipe_reads_is_an_error(recorded):
     norm = BatchNorm3d(4, activation="relu").eval()
     y = norm(torch.randn(2, 4, 1, 2, 2, requires_grad=True))
+    assert norm.running_mean is not None
     norm.running_mean.add_(1)
     with pytest.raises(RuntimeError, match="changed in place after the forward pass"):
         y.sum().backward()

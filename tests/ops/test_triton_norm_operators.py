@@ -19,6 +19,7 @@ from gnvideo.ops import recomputation
 from gnvideo.ops.batch_norm import batch_norm_act
 from gnvideo.ops.group_norm import group_norm_act
 from gnvideo.ops.triton_norm import find_obstacle
+from gnvideo.ops.triton_norm.obstacles import find_device_obstacle
 
 CASE = Case(N=2, C=6, G=3, T=2, H=3, W=2)
 OPERATORS = pytest.mark.parametrize("operator", ["group", "batch"])
@@ -233,6 +234,8 @@ X = torch.zeros(2, 4, 3, 2, 2)
         (X.transpose(3, 4), None, None, "neither contiguous nor channels_last"),
         (X, torch.ones(4, dtype=torch.float16), None, "weight is torch.float16 beside"),
         (X, torch.ones(4, device="meta"), None, "weight is on meta and the input on cpu"),
+        (X, torch.ones(8)[::2], None, r"weight has strides \(2,\), and the kernels take \(1,\)"),
+        (X, None, X.to("meta"), "the residual is on meta and the input on cpu"),
         (X.to("meta"), None, None, "the device is meta"),
         (X, None, X.contiguous(memory_format=CHANNELS_LAST), "not the input's contiguous layout"),
     ],
@@ -240,6 +243,32 @@ X = torch.zeros(2, 4, 3, 2, 2)
 def test_what_cannot_run_is_refused_by_name_with_the_reason(x, weight, residual, reason):
     with pytest.raises(NormalizerError, match=f"cannot run: .*{reason}.*; choose auto or native"):
         group_norm_act(x, 2, weight, residual=residual, implementation="triton")
+
+
+def test_running_statistics_that_kernels_would_misread_are_refused():
+    adjacent, strided = torch.ones(4, device=DEVICE), torch.ones(4, 2, device=DEVICE)[:, 0]
+    x = X.to(DEVICE)
+    for name, given in (
+        ("running_mean", (strided, adjacent)),
+        ("running_var", (adjacent, strided)),
+    ):
+        with pytest.raises(NormalizerError, match=rf"cannot run: {name} has strides \(2,\)"):
+            batch_norm_act(x, *given, implementation="triton")
+
+
+@pytest.mark.parametrize("implementation", ["auto", "reference", "triton"])
+def test_running_statistics_of_other_channels_are_named(implementation):
+    three = torch.ones(3, device=DEVICE)
+    with pytest.raises(NormalizerError, match=r"running_mean has shape \(3,\); 4 channels need"):
+        batch_norm_act(X.to(DEVICE), three, three, implementation=implementation)
+
+
+def test_without_a_c_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr("gnvideo.ops.triton_norm.obstacles._device_obstacles", {})
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    assert "needs a C compiler" in str(find_device_obstacle(torch.device("cuda")))
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there, nothing is interpreted")

@@ -61,13 +61,14 @@ def batch_norm_act(
         implementation: A name in `gnvideo.ops.implementation.IMPLEMENTATIONS`.
 
     Raises:
-        NormalizerError: The implementation is unknown or cannot run here, or x, weight, bias or
-            residual does not fit the others.
+        NormalizerError: The implementation is unknown or cannot run here, or a tensor does not fit
+            the others.
         ValueError: In training, a channel has a single value.
 
     Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv:1502.03167.
     """
-    check_arguments("batch_norm_act", x, weight, bias, residual)
+    statistics = {"running_mean": running_mean, "running_var": running_var}
+    check_arguments("batch_norm_act", x, weight, bias, residual, **statistics)
     if training and x.numel() == x.shape[1]:
         raise ValueError(
             f"batch normalization needs more than one value per channel in training, "
@@ -77,7 +78,7 @@ def batch_norm_act(
         "batch_norm_act",
         implementation,
         x.device.type,
-        lambda: find_obstacle(x, weight, bias, residual),
+        lambda: find_obstacle(x, weight, bias, residual, running_mean, running_var),
     )
     return _IMPLEMENTATIONS[chosen](
         x,

@@ -16,8 +16,8 @@ from gnvideo.ops.triton_norm.sets import Running, Sets, Wanted
 
 # Triton annotates a constant by the type that it has inside of a kernel.
 _kernels: Any = two_read_kernels
-# Without this limit the sums take so many that only one program fits a multiprocessor.
-SUMS_REGISTERS = 128
+# Without this limit what reads x first takes so many that only one program fits a multiprocessor.
+REGISTERS = 128
 # Sets and channels that a program adds up for dweight and dbias.
 PARAMETER_BLOCK = {"PARAMETER_SETS": 16, "PARAMETER_CHANNELS": 128}
 
@@ -31,7 +31,7 @@ def compute_statistics(
     partial = division.allocate_workspace(x)
     mean, var = allocate_statistics(x, sets, division)
     _kernels.write_moments[(plan.num_units,)](
-        x, partial, *division.sizes, **division.tile, **OPTIONS
+        x, partial, *division.sizes, **division.tile, **OPTIONS, maxnreg=REGISTERS
     )
     _kernels.merge_moments[(division.num_sets * division.merge.num_tiles,)](
         partial,
@@ -146,7 +146,7 @@ def compute_gradients(
             SAVED_IS_OUTPUT=source.saved_is_output,
             **division.tile,
             **OPTIONS,
-            maxnreg=SUMS_REGISTERS,
+            maxnreg=REGISTERS,
         )
         _kernels.merge_sums[(division.num_sets * division.merge.num_tiles,)](
             partial,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 
 import torch
 
@@ -19,6 +20,8 @@ def find_obstacle(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
 ) -> str | None:
     """Returns why the kernels cannot run on these, or None if they can.
 
@@ -27,16 +30,23 @@ def find_obstacle(
         weight: (C,).
         bias: (C,).
         residual: Of x's shape.
+        running_mean: (C,).
+        running_var: (C,).
     """
     if x.dtype not in _DTYPES:
         return f"the input is {x.dtype}, and the kernels take float16, bfloat16 and float32"
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is None:
+    given = {"weight": weight, "bias": bias, "running_mean": running_mean}
+    for name, values in {**given, "running_var": running_var}.items():
+        if values is None:
             continue
-        if parameter.dtype not in (x.dtype, torch.float32):
-            return f"{name} is {parameter.dtype} beside an input of {x.dtype}"
-        if parameter.device != x.device:
-            return f"{name} is on {parameter.device} and the input on {x.device}"
+        if values.dtype not in (x.dtype, torch.float32):
+            return f"{name} is {values.dtype} beside an input of {x.dtype}"
+        if values.device != x.device:
+            return f"{name} is on {values.device} and the input on {x.device}"
+        if not values.is_contiguous():
+            return f"{name} has strides {tuple(values.stride())}, and the kernels take (1,)"
+    if residual is not None and residual.device != x.device:
+        return f"the residual is on {residual.device} and the input on {x.device}"
     layout = find_layout(x)
     if layout is None:
         return (
@@ -79,4 +89,7 @@ def _examine_device(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < _MIN_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}, and 8.0 is needed"
+    # Triton builds a small library when it first launches a kernel.
+    if not os.environ.get("CC") and not any(map(shutil.which, ("gcc", "clang"))):
+        return "Triton needs a C compiler, and there is neither gcc nor clang nor the variable CC"
     return None

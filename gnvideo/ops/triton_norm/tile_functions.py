@@ -19,7 +19,7 @@ import triton.language as tl
 PLAIN_NUMBERS = [
     *("inner_units", "outer", "num_tiles", "num_splits", "chunks_per_split", "statistics_step"),
     *("num_merge_tiles", "num_entries", "rows_per_split", "num_sets", "num_streaming_units"),
-    *("units_per_set", "num_parameter_units"),
+    *("units_per_set", "num_channels", "num_parameter_units"),
     *("C", "P", "G"),
 ]
 
@@ -63,11 +63,19 @@ def place_tile(
     wide_rows = tl.cast(rows, tl.int64)
     wide_channels = tl.cast(channels, tl.int64)[None, None, :]
     start = tl.cast(clip, tl.int64) * C * P
+    # Threads are laid along the axes by how many adjacent elements each has, and versions of the
+    # compiler break ties in their own ways: some give K to several threads, and then registers do
+    # not suffice. The 2 puts the axis beside before K. Loads follow the adjacent axis, which has
+    # more.
     if CHANNELS_LAST:
         offsets = start + (wide_rows * C + wide_channels)
+        if BC > 2 and R > 1:
+            offsets = tl.max_contiguous(offsets, [1, 2, BC])
         step = K * R * C
     else:
         offsets = start + (wide_channels * P + wide_rows)
+        if R > 2 and BC > 1:
+            offsets = tl.max_contiguous(offsets, [1, R, 2])
         step = tl.cast(K * R, tl.int64)
     return rows, channels, offsets, step
 
