@@ -13,7 +13,7 @@ def check_arguments(
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
     residual: torch.Tensor | None,
-    **others: torch.Tensor | None,
+    *others: tuple[str, torch.Tensor | None],
 ) -> None:
     """Returns nothing.
 
@@ -23,7 +23,7 @@ def check_arguments(
         weight: (C,).
         bias: (C,).
         residual: Of x's shape.
-        others: (C,) each, by name.
+        others: Names and tensors, (C,) each.
 
     Raises:
         NormalizerError: x is no floating point (N, C, *) or is empty, or another does not fit.
@@ -39,7 +39,7 @@ def check_arguments(
             f"leave it out"
         )
     num_channels = x.shape[1]
-    for name, parameter in {"weight": weight, "bias": bias, **others}.items():
+    for name, parameter in (("weight", weight), ("bias", bias), *others):
         if parameter is not None and parameter.shape != (num_channels,):
             raise NormalizerError(
                 f"{operator} {name} has shape {tuple(parameter.shape)}; "

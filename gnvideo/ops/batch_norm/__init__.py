@@ -67,8 +67,8 @@ def batch_norm_act(
 
     Source: Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv:1502.03167.
     """
-    statistics = {"running_mean": running_mean, "running_var": running_var}
-    check_arguments("batch_norm_act", x, weight, bias, residual, **statistics)
+    statistics = (("running_mean", running_mean), ("running_var", running_var))
+    check_arguments("batch_norm_act", x, weight, bias, residual, *statistics)
     if training and x.numel() == x.shape[1]:
         raise ValueError(
             f"batch normalization needs more than one value per channel in training, "
