@@ -94,7 +94,9 @@ def run_bench_norm(
     device = build_device_name(device)
     contestants = choose_contestants(torch.device(device).type, choices.contestants)
     tables = list_tables(choices, torch.device(device).type)
-    with _set_threads(num_threads):
+    # Events are recorded on the current device's stream.
+    current = nullcontext() if device == "cpu" else torch.cuda.device(device)
+    with _set_threads(num_threads), current:
         timer = CpuTimer() if device == "cpu" else CudaTimer(device)
         # The first one also sets up.
         timer.time_copy()
@@ -192,17 +194,15 @@ def _measure(
     counted = next((t for t in tables if t.num_clips == _COUNTED_CLIPS), tables[0])
     for table in tables:
         holds_back = is_cuda and choices.contestants is None and not _is_compiled(table, tables)
-        # Events are recorded on the current device's stream.
-        with torch.cuda.device(device) if is_cuda else nullcontext():
-            yield measure_table(
-                table,
-                _hold_compiler_back(contestants) if holds_back else contestants,
-                timer,
-                dtype=torch.bfloat16 if is_cuda else torch.float32,
-                device=device,
-                num_rounds=num_rounds,
-                counts_launches=is_cuda and table is counted,
-            )
+        yield measure_table(
+            table,
+            _hold_compiler_back(contestants) if holds_back else contestants,
+            timer,
+            dtype=torch.bfloat16 if is_cuda else torch.float32,
+            device=device,
+            num_rounds=num_rounds,
+            counts_launches=is_cuda and table is counted,
+        )
 
 
 def _is_compiled(table: LayerTable, tables: Sequence[LayerTable]) -> bool:

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import (
 )
 
 from gnvideo.errors import NormalizerError
-from gnvideo.ops.activation import Activation, activate_
+from gnvideo.ops.activation import Activation, activate_, add_and_activate_
 from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
 
@@ -75,12 +75,10 @@ def finish(
     y: torch.Tensor, activation: Activation, residual: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Returns what follows the normalized y, in y's own memory: give a tensor nobody else needs."""
-    if residual is not None:
-        y += residual
-    elif activation is not None and is_recording():
+    if residual is None and activation is not None and is_recording():
         # y is made again, too, where the operator that made it says how.
         return recompute_in_backward(_activate_copy, y, activation)
-    return activate_(y, get_final_activation(activation, residual))
+    return add_and_activate_(y, residual, get_final_activation(activation, residual))
 
 
 def _activate_copy(y: torch.Tensor, activation: Activation) -> torch.Tensor:

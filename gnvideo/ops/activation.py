@@ -19,6 +19,15 @@ def activate_(y: torch.Tensor, activation: Activation) -> torch.Tensor:
     return y
 
 
+def add_and_activate_(
+    y: torch.Tensor, residual: torch.Tensor | None, activation: Activation
+) -> torch.Tensor:
+    """Returns the activation of y + residual, if there is one, in y's own memory."""
+    if residual is not None:
+        y += residual
+    return activate_(y, activation)
+
+
 def compute_activation_slope(z: torch.Tensor, activation: Activation) -> torch.Tensor:
     """Returns the derivative of the activation at z, in z's shape and dtype.
 

@@ -42,8 +42,13 @@ def test_autocast_more_than_doubles_what_torchs_group_norm_keeps(papers_network)
 
 
 def test_channels_that_32_groups_do_not_divide_have_fewer_groups():
-    rows = count_kept_memory("r2plus1d_18", (4, 32, 32))
-    assert {row.network for row in rows} >= {"torch group", "gnvideo group"}
+    kept = {
+        row.network: row.bytes_per_clip
+        for row in count_kept_memory("r2plus1d_18", (4, 32, 32))
+        if row.mode == "keep"
+    }
+    assert kept["gnvideo group"] == pytest.approx(kept["gnvideo batch"], rel=0.01)
+    assert kept["torch group"] > 1.5 * kept["torch batch"]
 
 
 def test_work_done_again_is_that_of_the_convolutions(papers_network):

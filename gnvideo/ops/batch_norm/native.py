@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gnvideo.ops.activation import Activation, activate_
+from gnvideo.ops.activation import Activation, add_and_activate_
 from gnvideo.ops.recomputation import is_recording, is_running_again, recompute_in_backward
 
 
@@ -58,6 +58,4 @@ def _run(
         eps,
         torch.backends.cudnn.enabled,
     )
-    if residual is not None:
-        y += residual
-    return activate_(y, activation)
+    return add_and_activate_(y, residual, activation)

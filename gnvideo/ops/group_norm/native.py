@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from gnvideo.ops.activation import Activation, activate_
+from gnvideo.ops.activation import Activation, add_and_activate_
 from gnvideo.ops.group_norm.on_cpu import group_norm_act_on_cpu
 from gnvideo.ops.recomputation import is_recording, recompute_in_backward
 
@@ -56,9 +56,7 @@ def _run(
     if x.is_cpu:
         return group_norm_act_on_cpu(x, num_groups, weight, bias, eps, residual, activation)
     y = _normalize_elsewhere(x, num_groups, weight, bias, eps)
-    if residual is not None:
-        y += residual
-    return activate_(y, activation)
+    return add_and_activate_(y, residual, activation)
 
 
 def _normalize_elsewhere(

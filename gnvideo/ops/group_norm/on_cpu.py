@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from gnvideo.ops.activation import Activation, activate_
+from gnvideo.ops.activation import Activation, activate_, add_and_activate_
+from gnvideo.ops.differentiation import compute_differentiable_gradients
 from gnvideo.ops.group_norm.reference import group_norm_act_reference
 from gnvideo.ops.group_norm.rows import differentiate_rows, normalize_rows
 
@@ -64,7 +65,7 @@ def group_norm_act_on_cpu(
     """
     if x.is_contiguous():
         y = torch.group_norm(x, num_groups, weight, bias, eps)
-        return _finish(y, residual, activation)
+        return add_and_activate_(y, residual, activation)
     layout = _find_layout(x)
     # What stands for a tensor of values, as while a model is exported, has none to look at, and a
     # compiler sees through what is written plainly.
@@ -73,7 +74,7 @@ def group_norm_act_on_cpu(
     )
     if layout == torch.contiguous_format or is_seen_through:
         y = torch.group_norm(x.contiguous(), num_groups, weight, bias, eps)
-        return _finish(y.contiguous(memory_format=layout), residual, activation)
+        return add_and_activate_(y.contiguous(memory_format=layout), residual, activation)
     shape = x.shape
     num_clips, num_channels = shape[0], shape[1]
     num_positions = x.numel() // (num_clips * num_channels)
@@ -87,18 +88,12 @@ def group_norm_act_on_cpu(
             x, weight, bias, num_clips, num_channels, num_positions, num_groups, eps
         )
         if _is_exact(mean_NG, rstd_NG):
-            return _finish(y, residual, activation)
+            return add_and_activate_(y, residual, activation)
     x = x.contiguous(memory_format=layout)
     sizes = num_clips, num_channels, num_positions, num_groups
     is_gated = activation == "relu"
     y: Any = _GroupNormAct.apply(x, weight, bias, residual, sizes, eps, is_gated)
     return y if is_gated else activate_(y, activation)
-
-
-def _finish(y: torch.Tensor, residual: torch.Tensor | None, activation: Activation) -> torch.Tensor:
-    if residual is not None:
-        y += residual
-    return activate_(y, activation)
 
 
 def _find_layout(x: torch.Tensor) -> torch.memory_format:
@@ -144,10 +139,7 @@ class _GroupNormAct(torch.autograd.Function):
         else:
             y_NCP, mean_NG, rstd_NG = _run_kernel(_turn(x, sizes), weight, bias, *sizes, eps)
             y = _turn_back(y_NCP, sizes, x)
-        if residual is not None:
-            y += residual
-        if is_gated:
-            y.relu_()
+        add_and_activate_(y, residual, "relu" if is_gated else None)
         ctx.save_for_backward(x, weight, bias, mean_NG, rstd_NG, y if is_gated else None)
         ctx.settings = sizes, eps
         return y
@@ -162,7 +154,9 @@ class _GroupNormAct(torch.autograd.Function):
             dz = _gate(dz, y, 0)
         dresidual = dz if needs_residual else None
         if torch.is_grad_enabled():
-            gradients = _differentiate(dz, x, weight, bias, sizes[-1], eps)
+            y = group_norm_act_reference(x, sizes[-1], weight, bias, eps, None, None)
+            needed = (needs_x, needs_weight, needs_bias)
+            gradients = compute_differentiable_gradients(y, (x, weight, bias), needed, dz)
             return *gradients, dresidual, None, None, None
         dz = dz.contiguous(memory_format=_find_layout(x))
         if _is_long(x, sizes):
@@ -193,26 +187,6 @@ def _is_long(x: torch.Tensor, sizes: _Sizes) -> bool:
         and num_channels * num_positions >= _MANY_VALUES
         and x.dtype in _EXACT_DTYPES
     )
-
-
-def _differentiate(
-    dz: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    num_groups: int,
-    eps: float,
-) -> list[torch.Tensor | None]:
-    """Returns dx, dweight and dbias as functions of the inputs, None where not needed."""
-    inputs = (x, weight, bias)
-    needed = [value for value in inputs if value is not None and value.requires_grad]
-    if not needed:
-        return [None, None, None]
-    y = group_norm_act_reference(x, num_groups, weight, bias, eps, None, None)
-    gradients = iter(torch.autograd.grad(y, needed, dz, create_graph=True))
-    return [
-        next(gradients) if value is not None and value.requires_grad else None for value in inputs
-    ]
 
 
 def _turn(x: torch.Tensor, sizes: _Sizes) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gnvideo.ops.activation import Activation
+from gnvideo.ops.differentiation import compute_differentiable_gradients
 from gnvideo.ops.triton_norm.sets import Wanted, find_sets
 
 
@@ -40,12 +41,5 @@ def differentiate(
         y = batch_norm_act_reference(x, None, None, weight, bias, True, 0.0, eps, saved, activation)
     else:
         y = group_norm_act_reference(x, sets.num_groups, weight, bias, eps, saved, activation)
-    inputs = (x, weight, bias, saved)
-    asked = [tensor for tensor, is_wanted in zip(inputs, wanted, strict=True) if is_wanted]
-    asked = [tensor for tensor in asked if tensor is not None]
-    found = iter(torch.autograd.grad(y, asked, dy, create_graph=True))
-    gradients = [
-        next(found) if is_wanted and tensor is not None else None
-        for tensor, is_wanted in zip(inputs, wanted, strict=True)
-    ]
+    gradients = compute_differentiable_gradients(y, (x, weight, bias, saved), wanted, dy)
     return (*gradients[:3], dresidual if dresidual is not None else gradients[3])

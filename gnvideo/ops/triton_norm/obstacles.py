@@ -35,8 +35,10 @@ def find_obstacle(
     """
     if x.dtype not in _DTYPES:
         return f"the input is {x.dtype}, and the kernels take float16, bfloat16 and float32"
-    given = {"weight": weight, "bias": bias, "running_mean": running_mean}
-    for name, values in {**given, "running_var": running_var}.items():
+    for name, values in (
+        *(("weight", weight), ("bias", bias)),
+        *(("running_mean", running_mean), ("running_var", running_var)),
+    ):
         if values is None:
             continue
         if values.dtype not in (x.dtype, torch.float32):
